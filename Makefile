@@ -1,0 +1,51 @@
+# Everything is set up by the target that needs it: only Python 3.11+ and make have to be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Spark's settings for one machine; no Java is needed beforehand (see README).
+export SPARK_CONF_DIR := $(CURDIR)/conf/local
+export SPARK_LOCAL_IP ?= 127.0.0.1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint types check benchmark clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Try make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Installed again only when the list of dependencies has changed.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## Run the whole pipeline on 981,756 real book ratings
+	$(BIN)/recsys-spark pipeline --config conf/goodbooks.yaml
+
+test: $(VENV)/.installed-dev ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev ## Run the tests that need no Spark
+	$(BIN)/python -m pytest tests/kernels tests/test_config.py tests/test_architecture.py tests/test_java.py
+
+lint: $(VENV)/.installed-dev ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev ## Check types
+	$(BIN)/mypy
+
+check: lint types test ## Everything that CI checks
+
+benchmark: $(VENV)/.installed-dev ## Time training beside Spark MLlib
+	$(BIN)/python benchmarks/training.py
+
+clean: ## Remove the environment, caches and runs
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

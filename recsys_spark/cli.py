@@ -1,0 +1,208 @@
+"""The command line: one command per stage, the whole pipeline, and a look at a published table.
+
+Exit codes: 0 ok, 2 configuration, 3 data contract or gate, 4 numerical, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import click
+from rich.console import Console
+
+from recsys_spark import __version__
+from recsys_spark.config import PipelineConfig, load_config
+from recsys_spark.errors import RecsysError, error_from_worker
+from recsys_spark.ingest.headers import list_inputs
+from recsys_spark.interval import Interval, parse_interval
+from recsys_spark.pipeline import run_stages, stages
+from recsys_spark.progress import Progress, configure_logging
+from recsys_spark.publish.publication_log import current_publication
+from recsys_spark.report.summary import print_summary
+from recsys_spark.report.user_page import print_user, read_user
+from recsys_spark.run_directory import STAGES, Run, StageContext, open_run
+from recsys_spark.session import build_session
+from recsys_spark.storage import is_local, storage_for
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTIONS = {
+    "ingest": "Read the raw log: ratings, and what had to be set aside.",
+    "index": "Number users and items.",
+    "train": "Fit the factors.",
+    "recommend": "Write every user's best items.",
+    "evaluate": "Measure the configuration on held-out ratings, beside baselines.",
+    "publish": "Check the table and make it the one that readers see.",
+    "pipeline": "Run all stages in one Spark session and print a summary.",
+}
+_EXIT_CODES = "Exit codes: 0 ok, 2 configuration, 3 data contract or gate, 4 numerical, 1 anything else."
+
+
+@click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def cli() -> None:
+    """Rating logs in, per-user top-N tables out."""
+
+
+def _stage_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML)."),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable."
+        ),
+        click.option("--date", metavar="DAY", help="Only events of this day (UTC), YYYY-MM-DD."),
+        click.option("--start", metavar="TIME", help="Only events from this time on (UTC unless it says otherwise)."),
+        click.option("--end", metavar="TIME", help="Only events before this time."),
+        click.option("--run-id", metavar="ID", help="Name of the run; later stages continue it. Default: a new one."),
+        click.option("--dry-run", is_flag=True, help="Show configuration, inputs, plan and targets; write nothing."),
+        click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _stage_command(name: str, names: Sequence[str]) -> click.Command:
+    @_stage_options
+    def command(**arguments: Any) -> None:
+        _run(name, names, **arguments)
+
+    return click.command(name, help=_DESCRIPTIONS[name], epilog=_EXIT_CODES)(command)
+
+
+for _name in STAGES:
+    cli.add_command(_stage_command(_name, (_name,)))
+cli.add_command(_stage_command("pipeline", STAGES))
+
+
+def _run(
+    name: str,
+    names: Sequence[str],
+    *,
+    config_path: str,
+    overrides: Sequence[str],
+    date: str | None,
+    start: str | None,
+    end: str | None,
+    run_id: str | None,
+    dry_run: bool,
+    log_format: Literal["text", "json"],
+) -> None:
+    configure_logging(log_format)
+    config = load_config(config_path, overrides)
+    interval = parse_interval(date, start, end)
+    progress = Progress.for_stream(log_format)
+    # A dry run on local files needs no Spark; it should answer at once.
+    spark = None if dry_run and _all_local(config) else build_session(f"recsys-{name}-{config.name}")
+    storage = storage_for(config.output.path, spark)
+    run = open_run(config.output.path, storage, run_id=run_id, first_stage=names[0], interval=interval)
+    if dry_run or spark is None:
+        files = list_inputs(config.input, spark) if names[0] == "ingest" else []
+        _print_plan(config, run, names, interval, [(file.path, file.size) for file in files])
+        return
+    context = StageContext(spark, config, run, storage, progress, interval)
+    progress.say(f"run {run.run_id} in {run.path}", run_id=run.run_id)
+    run_stages(context, names)
+    if name == "pipeline" and log_format == "text":
+        print_summary(_console(), context, {stage.name: stage.tables for stage in stages()})
+
+
+def _all_local(config: PipelineConfig) -> bool:
+    return all(is_local(path) for path in (*config.input.paths, config.output.path))
+
+
+def _print_plan(
+    config: PipelineConfig, run: Run, names: Sequence[str], interval: Interval | None, files: list[tuple[str, int]]
+) -> None:
+    echo = click.echo
+    echo("# configuration\n" + config.as_yaml())
+    echo("# inputs")
+    for path, size in files:
+        echo(f"{size:>15,} bytes  {path}")
+    echo(f"{sum(size for _, size in files):>15,} bytes in {len(files)} files")
+    echo(f"interval: {interval.start.isoformat()} to {interval.end.isoformat()}" if interval else "interval: all times")
+    echo("\n# plan, and where each stage writes")
+    for stage in stages(names):
+        targets = [run.table_path(table) for table in stage.tables] or [f"{config.output.path}/publication_log"]
+        echo(f"{stage.name:<10} {targets[0]}")
+        for target in targets[1:]:
+            echo(f"{'':<10} {target}")
+    echo("\nnothing was written (--dry-run)")
+
+
+@cli.command(epilog=_EXIT_CODES)
+@click.argument("user_id")
+@click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML).")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
+@click.option("--date", metavar="DAY", help="The table published for this day; default: the current one.")
+def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | None) -> None:
+    """Print one user's history and recommendations from the published table."""
+    configure_logging("text")
+    config = load_config(config_path, overrides)
+    if date is not None:
+        parse_interval(date, None, None)
+    root = config.output.path
+    spark = None if is_local(root) else build_session(f"recsys-show-{config.name}")
+    storage = storage_for(root, spark)
+    entry = current_publication(root, storage, date)
+    console = _console()
+    console.print(f"entry {entry.number}, run {entry.run_id}, published {entry.published_at}", highlight=False)
+    print_user(console, read_user(entry.run(root), storage, user_id, spark), longest_history=30)
+
+
+def _console() -> Console:
+    console = Console()
+    # A log file has no width; titles should not be folded at 80 columns there.
+    return console if console.is_terminal else Console(width=160)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors that a user can act on are printed, never raised.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The command and its options, without the program's name.
+
+    Returns
+    -------
+    int
+        0 ok, 2 configuration, 3 data contract or gate, 4 numerical, 1 anything else.
+    """
+    try:
+        cli.main(args=list(arguments), prog_name="recsys-spark", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; the same command with the same --run-id goes on from the last finished stage", 1)
+    except RecsysError as error:
+        return _fail(str(error), error.exit_code)
+    except Exception as error:
+        known = error_from_worker(str(error))
+        if known is not None:
+            return _fail(str(known), known.exit_code)
+        configure_logging_if_needed()
+        log.exception("unexpected error")
+        first = str(error).strip().splitlines()
+        return _fail(f"{type(error).__name__}: {first[0] if first else ''} (the trace is above)", 1)
+    return 0
+
+
+def configure_logging_if_needed() -> None:
+    """Make sure that a trace is seen even if the command failed before it set up its log."""
+    if not logging.getLogger("recsys_spark").handlers:
+        configure_logging("text")
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"error: {message}", err=True)
+    return code
+
+
+def entry_point() -> None:
+    """Run the console script."""
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,356 @@
+"""The configuration of a pipeline: YAML validated by pydantic, with errors that name the mend."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from recsys_spark.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Column = Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RatingColumns(_Section):
+    """Which columns of the input hold what; numbers (from 0) where the file has no header."""
+
+    user: Column = "user_id"
+    item: Column = "item_id"
+    rating: Column | None = Field(default="rating", description="null: every row counts as a rating of 1")
+    timestamp: Column | None = Field(default=None, description="event time; null: the log has none")
+
+
+class InputConfig(_Section):
+    """The raw rating log."""
+
+    path: str | list[str] = Field(description="a file, folder or glob, or several")
+    format: Literal["csv", "jsonl", "parquet"] = "csv"
+    delimiter: str = Field(default=",", min_length=1, max_length=8)
+    header: bool = True
+    quote: str = Field(default='"', max_length=1, description="empty: quotes are ordinary characters")
+    encoding: Literal["utf-8", "iso-8859-1"] = "utf-8"
+    columns: RatingColumns = RatingColumns()
+    timestamp_format: str = Field(
+        default="unix_seconds",
+        min_length=1,
+        description="unix_seconds, unix_millis, iso, or a date pattern such as yyyy-MM-dd HH:mm:ss (UTC)",
+    )
+
+    @property
+    def paths(self) -> list[str]:
+        """The input paths as a list."""
+        return [self.path] if isinstance(self.path, str) else list(self.path)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> InputConfig:
+        if not self.paths or not all(self.paths):
+            raise ValueError("path must name at least one file, folder or glob")
+        named = [
+            c for c in (self.columns.user, self.columns.item, self.columns.rating, self.columns.timestamp) if c is not None
+        ]
+        if self.format != "csv" and any(isinstance(c, int) for c in named):
+            raise ValueError("column numbers are for csv files without a header; name the columns")
+        if self.format == "csv" and self.header == any(isinstance(c, int) for c in named):
+            if self.header:
+                raise ValueError("column numbers need header: false; with a header, name the columns")
+            raise ValueError("header: false needs column numbers from 0, such as {user: 0, item: 1, rating: 2}")
+        if len(set(named)) < len(named):
+            raise ValueError("one column is mapped twice; each of user, item, rating, timestamp needs its own")
+        return self
+
+
+class IngestConfig(_Section):
+    """What counts as a rating, and what happens to the rest."""
+
+    rating_range: tuple[float, float] | None = Field(default=None, description="lowest and highest valid rating")
+    duplicates: Literal["last", "first", "mean", "sum", "max"] = Field(
+        default="max", description="how several ratings of one user for one item become one"
+    )
+    max_quarantined_share: Share = Field(default=0.05, description="more than this share stops the run")
+    max_id_length: int = Field(default=512, ge=1, le=100_000, description="in characters")
+
+    @pydantic.field_validator("rating_range", mode="before")
+    @classmethod
+    def _as_pair(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _check_range(self) -> IngestConfig:
+        if self.rating_range is not None and not self.rating_range[0] <= self.rating_range[1]:
+            raise ValueError("rating_range must be [lowest, highest]")
+        return self
+
+
+class CatalogueConfig(_Section):
+    """Titles of the items, for people to read."""
+
+    path: str
+    format: Literal["csv", "jsonl", "parquet"] = "csv"
+    delimiter: str = Field(default=",", min_length=1, max_length=8)
+    item: str = "item_id"
+    title: str = "title"
+    by: str | None = Field(default=None, description="column with the author, artist or brand")
+
+
+class TrainConfig(_Section):
+    """The factorization: minimise squared error + regularisation by alternating least squares."""
+
+    loss: Literal["squared"] = "squared"
+    rank: int = Field(default=32, ge=0, le=1024, description="number of factors; 0: biases only")
+    iterations: int = Field(default=15, ge=1, le=1000)
+    reg_param: float = Field(default=3.0, gt=0, le=1e9)
+    reg_exponent: float = Field(default=0.3, ge=0, le=2, description="0: plain ridge; 1: times the degree (ALS-WR)")
+    biases: bool = True
+    bias_reg_param: float = Field(default=3.0, gt=0, le=1e9)
+    tolerance: float = Field(
+        default=1e-4, ge=0, lt=1, description="stop when an iteration lowers the objective by less than this share"
+    )
+    solver: Literal["auto", "cholesky", "dual", "cg"] = "auto"
+    cg_steps: int = Field(default=3, ge=1, le=1000)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    n_blocks: int | None = Field(default=None, ge=1, le=100_000, description="null: from the size of the data")
+
+    @model_validator(mode="after")
+    def _check_rank(self) -> TrainConfig:
+        if self.rank == 0 and not self.biases:
+            raise ValueError("rank 0 needs biases: true, or nothing is left to learn")
+        return self
+
+
+class RecommendConfig(_Section):
+    """The lists."""
+
+    n: int = Field(default=10, ge=1, le=10_000, description="items per user")
+    exclude_seen: bool = True
+
+
+class EvaluateConfig(_Section):
+    """Held-out ratings, and what is measured on them."""
+
+    holdout_share: float = Field(default=0.1, ge=0.0, le=0.9, description="0: no evaluation")
+    n: int = Field(default=10, ge=1, le=1000)
+    relevant_rating: float | None = Field(default=None, description="held-out ratings from here up count as hits; null: all")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
+class OutputConfig(_Section):
+    """Where everything goes."""
+
+    path: str = Field(min_length=1)
+
+
+class PipelineConfig(_Section):
+    """One pipeline, from raw log to published table."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    input: InputConfig
+    ingest: IngestConfig = IngestConfig()
+    catalogue: CatalogueConfig | None = None
+    train: TrainConfig = TrainConfig()
+    recommend: RecommendConfig = RecommendConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    output: OutputConfig
+
+    @model_validator(mode="after")
+    def _check_duplicates(self) -> PipelineConfig:
+        if self.ingest.duplicates in ("last", "first") and self.input.columns.timestamp is None:
+            raise ValueError(
+                f"ingest.duplicates: {self.ingest.duplicates} needs input.columns.timestamp; "
+                "without event times use mean, max or sum"
+            )
+        return self
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides the content of the tables."""
+        content = self.model_dump(mode="json", exclude={"output"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def as_yaml(self) -> str:
+        """Return the whole configuration, defaults included, as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, where plain YAML keeps the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, str | int | float | bool) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            if isinstance(key, str | int | float | bool):
+                seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Read, override and validate a configuration file.
+
+    Parameters
+    ----------
+    path : str or Path
+        A YAML file.
+    overrides : sequence of str
+        ``key.path=value`` pairs, applied in order over the file; values are read as YAML.
+
+    Returns
+    -------
+    PipelineConfig
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or a key, type or value is not allowed. Every problem is listed with
+        file, field, value, what is allowed, and the nearest valid key.
+    """
+    content = _read_yaml(Path(path))
+    sources = {key: f"--set {key}" for key in (_apply_override(content, text) for text in overrides)}
+    try:
+        return PipelineConfig.model_validate(content)
+    except pydantic.ValidationError as error:
+        problems = [_describe(problem, str(path), sources) for problem in error.errors()]
+        raise ConfigError(
+            f"{path}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration\n"
+            + "\n".join(problems)
+        ) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            "the configuration file does not exist", where=str(path), remedy=_similar_files(path)
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the configuration file cannot be read", where=str(path), got=str(error)) from None
+    try:
+        content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError("the configuration file is not valid YAML", where=str(path), got=str(error)) from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            "the configuration must be a mapping of sections",
+            where=str(path),
+            got=type(content).__name__,
+            allowed=", ".join(PipelineConfig.model_fields),
+        )
+    return content
+
+
+def _similar_files(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("conf")
+    found = sorted(str(p) for p in folder.glob("*.yaml"))
+    return f"files there: {', '.join(found)}" if found else "give an existing file with --config"
+
+
+def _apply_override(content: dict[str, Any], text: str) -> str:
+    key, separator, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError("--set takes key.path=value", got=text, remedy="for example --set train.rank=64")
+    place: Any = content
+    for part in parts[:-1]:
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {key}: {part} is a value, not a section", got=text)
+    try:
+        place[parts[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: the value is not valid YAML", got=value, allowed=str(error)) from None
+    return ".".join(parts)
+
+
+def _describe(problem: Any, path: str, sources: dict[str, str]) -> str:
+    """Write one pydantic problem as lines of what, got, allowed and remedy."""
+    location = [str(part) for part in problem["loc"] if not _is_union_branch(part)]
+    field = ".".join(location) or "(the file)"
+    where = next((text for key, text in sources.items() if key == field or key.startswith(field + ".")), path)
+    lines = [f"  {where}: {field}: {_what(problem)}"]
+    if problem["type"] == "extra_forbidden":
+        allowed = _allowed_keys(location[:-1])
+        near = _elsewhere(location[-1]) or difflib.get_close_matches(location[-1], allowed, n=1, cutoff=0.5)
+        lines.append(f"    allowed: {', '.join(allowed)}")
+        if near:
+            prefix = ".".join(location[:-1])
+            suggestion = near[0] if "." in near[0] or not prefix else f"{prefix}.{near[0]}"
+            lines.append(f"    remedy: did you mean {suggestion}?")
+    elif problem["type"] != "missing":
+        lines.append(f"    got: {problem['input']!r}"[:300])
+        hint = _hint(problem)
+        if hint:
+            lines.append(f"    {hint}")
+    return "\n".join(lines)
+
+
+def _is_union_branch(part: Any) -> bool:
+    return isinstance(part, str) and (part.startswith("constrained-") or part in ("str", "int", "list[str]"))
+
+
+def _what(problem: Any) -> str:
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return "unknown key"
+    if kind == "missing":
+        return "missing, and there is no default"
+    message: str = problem["msg"]
+    return message.removeprefix("Value error, ")
+
+
+def _hint(problem: Any) -> str:
+    """Return the remedy for mistakes that YAML itself invites."""
+    value = problem["input"]
+    if isinstance(value, str) and problem["type"] in ("int_type", "float_type", "bool_type"):
+        return f"remedy: write it without quotes, and with a dot if it is a number such as 1.0e-3 ({value!r} is text)"
+    return ""
+
+
+def _section(parts: Iterable[str]) -> type[BaseModel] | None:
+    model: type[BaseModel] = PipelineConfig
+    for part in parts:
+        field = model.model_fields.get(part)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return None
+        model = inner
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _allowed_keys(parts: Sequence[str]) -> list[str]:
+    model = _section(parts)
+    return list(model.model_fields) if model else []
+
+
+def _elsewhere(key: str) -> list[str]:
+    """Return where a key that stands in the wrong section belongs."""
+    found = [
+        f"{section}.{name}"
+        for section in PipelineConfig.model_fields
+        for name in _allowed_keys([section])
+        if name == key
+    ]
+    return found[:1]

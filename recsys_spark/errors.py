@@ -1,0 +1,70 @@
+"""Errors that a user can act on, each with the exit code of the command that meets it."""
+
+from __future__ import annotations
+
+import re
+
+_FROM_WORKER = re.compile(r"recsys_spark\.errors\.(\w+): (.*)", re.DOTALL)
+_END_OF_WORKER_TRACE = re.compile(r"\n\s*(?:at org\.apache|at java\.|Driver stacktrace|JVM stacktrace|\n)")
+
+
+class RecsysError(Exception):
+    """Something went wrong that the message explains.
+
+    Parameters
+    ----------
+    what : str
+        What happened, one sentence.
+    where, got, allowed, remedy : str, optional
+        File, field or row; the offending value; what would be accepted; what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", got: str = "", allowed: str = "", remedy: str = "") -> None:
+        parts = [("where", where), ("got", got), ("allowed", allowed), ("remedy", remedy)]
+        super().__init__("\n".join([what, *(f"  {name}: {text}" for name, text in parts if text)]))
+
+
+class ConfigError(RecsysError):
+    """The configuration or the command line cannot be used (exit code 2)."""
+
+    exit_code = 2
+
+
+class ContractError(RecsysError):
+    """The data break their contract, or a table did not pass the gate (exit code 3)."""
+
+    exit_code = 3
+
+
+class NumericalError(RecsysError):
+    """The arithmetic went wrong: not finite, or an objective that rose (exit code 4)."""
+
+    exit_code = 4
+
+
+class ShapeError(RecsysError):
+    """Arrays that do not fit together: a defect in the calling code (exit code 1)."""
+
+
+def error_from_worker(text: str) -> RecsysError | None:
+    """Return the project's own error that a Python worker raised, from Spark's message about it.
+
+    Parameters
+    ----------
+    text : str
+        The message of the exception that reached the driver; it holds the worker's traceback.
+
+    Returns
+    -------
+    RecsysError or None
+        None where the worker did not raise an error of this project.
+    """
+    found = _FROM_WORKER.search(text)
+    if not found:
+        return None
+    kind = globals().get(found.group(1))
+    if not (isinstance(kind, type) and issubclass(kind, RecsysError)):
+        return None
+    return kind(_END_OF_WORKER_TRACE.split(found.group(2))[0].rstrip())

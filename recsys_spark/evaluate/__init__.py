@@ -1,0 +1,1 @@
+"""How good the configured model is: measured on ratings it has not seen, beside baselines."""

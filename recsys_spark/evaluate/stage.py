@@ -1,0 +1,136 @@
+"""The evaluate stage: hold ratings out, fit the same configuration to the rest, measure, beside baselines."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from recsys_spark.config import TrainConfig
+from recsys_spark.evaluate.ranking import measure_ranking, relevant_items
+from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
+from recsys_spark.evaluate.split import split_ratings
+from recsys_spark.factor_tables import factor_rows
+from recsys_spark.rating_blocks import USERS
+from recsys_spark.recommend import Candidates, users_with_history, write_lists
+from recsys_spark.run_directory import StageContext
+from recsys_spark.storage import join
+from recsys_spark.tables import INDEXED_RATINGS, METRICS
+from recsys_spark.train import Factorization, exact_mean, fit_factors
+
+TABLES = (METRICS,)
+MODEL, BIAS_ONLY, ITEM_MEAN, POPULARITY = "model", "bias_only", "item_mean", "popularity"
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Measure the configured model on ratings that it was not trained on.
+
+    The published factors are fitted to all ratings, so they cannot be judged by any of them: the same
+    configuration is fitted again to the ratings that are not held out, and that model is measured. Rating
+    errors stand beside the item mean and a model of biases alone, rankings beside popularity.
+
+    Returns
+    -------
+    dict
+        The metrics as rows, the numbers of training and held-out ratings, and the history of the fit.
+    """
+    config = context.config.evaluate
+    training, held_out = split_ratings(context.read(INDEXED_RATINGS), config.holdout_share, config.seed)
+    training, held_out = training.persist(), held_out.persist()
+    try:
+        n_training, n_held_out = training.count(), held_out.count()
+        if n_held_out == 0 or n_training == 0:
+            return _nothing_to_measure(context, n_training, n_held_out)
+        model = _fit(context, training, context.config.train, "evaluate")
+        rows = _rating_error_rows(context, training, held_out, model) + _ranking_rows(context, training, held_out, model)
+    finally:
+        training.unpersist()
+        held_out.unpersist()
+    context.write(METRICS, context.spark.createDataFrame(rows, METRICS.schema))
+    for name, metric, value, _ in rows:
+        context.progress.say(f"evaluate: {metric} {value:.5f} ({name})", model=name, metric=metric, value=value)
+    return {
+        "n_training": n_training,
+        "n_held_out": n_held_out,
+        "metrics": [dict(zip(METRICS.schema.names, row, strict=True)) for row in rows],
+        "history": [asdict(step) for step in model.history],
+    }
+
+
+def _nothing_to_measure(context: StageContext, n_training: int, n_held_out: int) -> dict[str, Any]:
+    context.progress.say(
+        f"evaluate: nothing measured: {n_held_out:,} ratings held out and {n_training:,} left to train on "
+        f"(evaluate.holdout_share {context.config.evaluate.holdout_share:g})"
+    )
+    context.write(METRICS, context.spark.createDataFrame([], METRICS.schema))
+    return {"n_training": n_training, "n_held_out": n_held_out, "metrics": [], "history": []}
+
+
+def _fit(context: StageContext, training: DataFrame, config: TrainConfig, title: str) -> Factorization:
+    sizes = context.record("index")
+    return fit_factors(
+        context.spark,
+        training,
+        config,
+        n_users=sizes["n_users"],
+        n_items=sizes["n_items"],
+        progress=context.progress,
+        title=title,
+    )
+
+
+def _rating_error_rows(
+    context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
+) -> list[tuple[str, str, float, int]]:
+    bias_only = context.config.train.model_copy(update={"rank": 0, "biases": True})
+    mean, _ = exact_mean(training)
+    predictors = Predictors(
+        {MODEL: model, BIAS_ONLY: _fit(context, training, bias_only, "evaluate bias-only")},
+        item_means(training, context.record("index")["n_items"], mean),
+        mean,
+        context.config.ingest.rating_range,
+    )
+    errors = measure_rating_errors(held_out, predictors)
+    return [
+        (name, metric, value, errors[name].n)
+        for name in (MODEL, BIAS_ONLY, ITEM_MEAN)
+        for metric, value in (("rmse", errors[name].rmse), ("mae", errors[name].mae))
+    ]
+
+
+def _ranking_rows(
+    context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
+) -> list[tuple[str, str, float, int]]:
+    config = context.config.evaluate
+    relevant = relevant_items(held_out, config.relevant_rating).persist()
+    user_factors = factor_rows(context.spark, USERS, model.user_vectors, model.user_degrees, biases=model.biases)
+    users = relevant.selectExpr("user_index", "user_index as user")
+    rows = []
+    for name, factors in ((MODEL, user_factors), (POPULARITY, user_factors.limit(0))):
+        path = join(context.run.path, "_evaluated_lists")
+        context.storage.remove(path)
+        with_history = users_with_history(users, factors, training, exclude_seen=True)
+        write_lists(with_history, _candidates(model), n=config.n, path=path)
+        lists = context.spark.read.parquet(path).selectExpr("user as user_index", "recommendations.item_id as items")
+        metrics, n_users = measure_ranking(lists, relevant, config.n)
+        rows += [(name, f"{metric}@{config.n}", value, n_users) for metric, value in metrics.items() if n_users]
+        context.storage.remove(path)
+    relevant.unpersist()
+    return rows
+
+
+def _candidates(model: Factorization) -> Candidates:
+    """Return the items that the training ratings know, labelled by index."""
+    known = np.flatnonzero(model.item_degrees).astype(np.int32)
+    return Candidates.from_items(
+        pa.array(known),
+        known,
+        model.item_vectors[known],
+        model.item_degrees[known],
+        n_items=len(model.item_degrees),
+        global_mean=model.global_mean,
+        biases=model.biases,
+    )

@@ -1,0 +1,52 @@
+"""Trained vectors -> the factor tables, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from recsys_spark.kernels.arrays import Float32Array
+from recsys_spark.rating_blocks import Side
+
+
+def factor_rows(
+    spark: SparkSession, side: Side, vectors: Float32Array, degrees: np.ndarray[tuple[int, ...], np.dtype[np.int32]], *, biases: bool
+) -> DataFrame:
+    """Return a side's vectors as rows of (index, factors, bias, n_ratings); rows without ratings are left out.
+
+    The whole side passes from the driver to the cluster as Arrow.
+    """
+    trained = np.flatnonzero(degrees)
+    rank = vectors.shape[1] - biases
+    factors = np.ascontiguousarray(vectors[trained, :rank])
+    bias = vectors[trained, -1] if biases else np.zeros(len(trained), np.float32)
+    offsets = np.arange(len(trained) + 1, dtype=np.int64) * rank
+    table = pa.table(
+        {
+            side.rows: pa.array(trained.astype(np.int32)),
+            "factors": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(factors.ravel())),
+            "bias": pa.array(np.ascontiguousarray(bias)),
+            "n_ratings": pa.array(degrees[trained]),
+        }
+    )
+    return spark.createDataFrame(table)
+
+
+def vectors_from_columns(factors: pa.Array, bias: pa.Array, *, biases: bool) -> Float32Array:
+    """Return the columns of a factor table as one float32 array (n, width).
+
+    Parameters
+    ----------
+    factors : Arrow list of float32
+        All of one length; no nulls.
+    bias : Arrow float32
+    biases : bool
+        Whether the bias is the last column of the result.
+    """
+    n_rows = len(factors)
+    flat = factors.flatten().to_numpy(zero_copy_only=False)
+    matrix = flat.reshape(n_rows, len(flat) // n_rows if n_rows else 0)
+    if not biases:
+        return np.ascontiguousarray(matrix, np.float32)
+    return np.concatenate([matrix, bias.to_numpy(zero_copy_only=False)[:, None]], axis=1, dtype=np.float32)

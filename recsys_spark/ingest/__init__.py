@@ -1,0 +1,1 @@
+"""Raw rating log -> ``ratings`` and ``quarantine``, with every row accounted for."""

@@ -1,0 +1,194 @@
+"""The ingest stage: raw log in, ``ratings`` and ``quarantine`` out, and the count of every row."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.ingest.catalogue import read_catalogue
+from recsys_spark.ingest.duplicates import merge_duplicates
+from recsys_spark.ingest.headers import list_inputs
+from recsys_spark.ingest.raw_rows import read_raw_rows
+from recsys_spark.ingest.validate import REASONS, check_rows, in_interval, without_first_headers
+from recsys_spark.run_directory import StageContext
+from recsys_spark.storage import FileStatus, join, storage_for
+from recsys_spark.tables import CATALOGUE, QUARANTINE, RATINGS
+
+TABLES = (RATINGS, QUARANTINE, CATALOGUE)
+_CHECKED_ROWS = "_checked_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class FileCounts:
+    """Where the rows of one input file went: ``rows_in = accepted + merged + quarantined``.
+
+    ``outside_interval`` rows have an event time that this run does not cover; they are not part of ``rows_in``.
+    """
+
+    path: str
+    rows_in: int
+    accepted: int
+    merged: int
+    quarantined: int
+    outside_interval: int
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Read the raw log; write ``ratings`` and ``quarantine``.
+
+    The checked rows are written once and read back, so that both tables, and their counts, come from the
+    same reading of the input even where a task is retried or a file grows meanwhile. Shuffles: one by
+    (user, item). The driver receives one row of counts per input file and reason.
+
+    Returns
+    -------
+    dict
+        Totals, counts per file and per reason, and the input files with sizes and times.
+
+    Raises
+    ------
+    ConfigError
+        If the input cannot be found, or does not have the configured columns.
+    ContractError
+        If no rating is left, or more than ``ingest.max_quarantined_share`` was set aside. Both tables are
+        written before, so that nothing is lost.
+    """
+    config = context.config
+    if context.interval is not None and config.input.columns.timestamp is None:
+        raise ConfigError(
+            "an interval needs event times, and this input has none",
+            where="input.columns.timestamp",
+            got="null",
+            remedy="map the column with the event time, or run without --date, --start and --end",
+        )
+    files = list_inputs(config.input, context.spark)
+    work = join(context.run.path, _CHECKED_ROWS)
+    context.storage.remove(work)
+    _read_and_check(context, files).write.mode("error").parquet(work)
+    checked = without_first_headers(context.spark.read.parquet(work))
+
+    outside = ~in_interval(context.interval) if context.interval else F.lit(False)
+    covered = checked.where(~outside)
+    context.write(QUARANTINE, covered.where("reason is not null"))
+    context.write(RATINGS, merge_duplicates(covered.where("reason is null"), config.ingest.duplicates))
+
+    if config.catalogue is not None:
+        context.write(CATALOGUE, read_catalogue(context.spark, config.catalogue))
+
+    details = _count(context, files, checked.withColumn("outside", outside))
+    context.storage.remove(work)
+    _report(context, details)
+    _check_totals(context, details)
+    return details
+
+
+def _read_and_check(context: StageContext, files: list[FileStatus]) -> DataFrame:
+    config = context.config
+    storage = storage_for(files[0].path, context.spark)
+    checked = check_rows(read_raw_rows(context.spark, config.input, storage, files), config.input, config.ingest)
+    # The text of good rows is not needed again; that of bad ones is what quarantine is for.
+    return checked.withColumn("raw", F.when(F.col("reason").isNotNull(), F.col("raw")))
+
+
+def _count(context: StageContext, files: list[FileStatus], checked: DataFrame) -> dict[str, Any]:
+    """Count where the rows of each file went, from the tables as they were written."""
+    seen = _by_file(
+        checked.groupBy("source_file").agg(
+            F.count_if(~F.col("outside")).alias("rows_in"), F.count_if(F.col("outside")).alias("outside_interval")
+        )
+    )
+    accepted = _by_file(
+        context.read(RATINGS).groupBy("source_file").agg(F.count("*").alias("accepted"))
+    )
+    set_aside = context.read(QUARANTINE).groupBy("source_file", "reason").count().collect()
+    merged_away = context.read(RATINGS).agg(F.sum(F.col("n_merged") - 1)).head()
+    counts = []
+    for path in sorted(seen.keys() | {_plain_path(file.path) for file in files}):
+        rows_in = _get(seen, path, "rows_in")
+        kept = _get(accepted, path, "accepted")
+        quarantined = sum(row["count"] for row in set_aside if row["source_file"] == path)
+        counts.append(
+            FileCounts(path, rows_in, kept, rows_in - kept - quarantined, quarantined, _get(seen, path, "outside_interval"))
+        )
+    totals = {name: sum(getattr(c, name) for c in counts) for name in ("rows_in", "accepted", "merged", "quarantined")}
+    _check_conservation(totals, counts, int((merged_away[0] if merged_away else 0) or 0))
+    return {
+        "totals": {**totals, "outside_interval": sum(c.outside_interval for c in counts)},
+        "reasons": {r: sum(row["count"] for row in set_aside if row["reason"] == r) for r in REASONS},
+        "files": [asdict(c) for c in counts],
+        "inputs": [file.as_dict() for file in files],
+    }
+
+
+def _check_conservation(totals: dict[str, int], counts: list[FileCounts], merged_away: int) -> None:
+    """Compare the two independent counts of merged rows: by file, and as the ratings table adds them up."""
+    if totals["merged"] != merged_away or any(c.merged < 0 for c in counts):
+        raise ContractError(
+            "rows were lost or made between reading and writing",
+            got=f"{totals}, while the ratings stand for {merged_away} merged rows",
+            remedy="do not change the input while it is read; run again under a new run id",
+        )
+
+
+def _by_file(frame: DataFrame) -> dict[str, Row]:
+    return {row["source_file"]: row for row in frame.collect()}
+
+
+def _get(rows: dict[str, Row], path: str, name: str) -> int:
+    return int(rows[path][name]) if path in rows else 0
+
+
+def _plain_path(path: str) -> str:
+    return "/" + path.removeprefix("file:").lstrip("/") if path.startswith("file:") else path
+
+
+def _report(context: StageContext, details: dict[str, Any]) -> None:
+    totals = details["totals"]
+    context.progress.say(
+        f"ingest: {totals['rows_in']:,} rows in = {totals['accepted']:,} accepted + {totals['merged']:,} merged "
+        f"duplicates + {totals['quarantined']:,} quarantined",
+        **totals,
+    )
+    for reason, count in details["reasons"].items():
+        if count:
+            context.progress.say(f"ingest: quarantined {count:,}: {reason} ({REASONS[reason]})")
+
+
+def _check_totals(context: StageContext, details: dict[str, Any]) -> None:
+    totals = details["totals"]
+    share = totals["quarantined"] / totals["rows_in"] if totals["rows_in"] else 0.0
+    allowed = context.config.ingest.max_quarantined_share
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in details["reasons"].items() if count)
+    if totals["accepted"] == 0 or share > allowed:
+        what = "no rating is left" if totals["accepted"] == 0 else "too many rows were quarantined"
+        raise ContractError(
+            what,
+            where=context.run.table_path(QUARANTINE),
+            got=f"{totals['quarantined']:,} of {totals['rows_in']:,} rows set aside ({reasons or 'none'})"
+            + _samples(context),
+            allowed=f"ingest.max_quarantined_share: {allowed:g}, and at least one good row",
+            remedy=_remedy(details, totals),
+        )
+
+
+def _samples(context: StageContext) -> str:
+    rows = context.read(QUARANTINE).select("reason", F.substring("raw", 1, 120).alias("raw")).limit(3).collect()
+    return "".join(f"\n    {row['reason']}: {row['raw']!r}" for row in rows)
+
+
+def _remedy(details: dict[str, Any], totals: dict[str, int]) -> str:
+    if totals["rows_in"] == 0:
+        return "the input holds no rows (only headers or empty lines, or nothing in the interval): check the export"
+    worst = max(details["reasons"], key=lambda reason: details["reasons"][reason])
+    hints = {
+        "malformed_line": "check input.delimiter, input.quote and input.format",
+        "invalid_encoding": "check input.encoding",
+        "bad_timestamp": "check input.timestamp_format",
+        "rating_out_of_range": "check ingest.rating_range and input.columns.rating",
+        "unparsable_rating": "check input.columns.rating and input.delimiter",
+    }
+    return f"{hints.get(worst, 'read the quarantine table')}; the rows are kept there"

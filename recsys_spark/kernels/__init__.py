@@ -1,0 +1,19 @@
+"""All the mathematics of the recommender, in NumPy alone.
+
+No Spark, pandas, Arrow, input or output, clock or logging is reached from here, so every function can be
+tested against a slow reference in milliseconds and behaves the same on a laptop and on an executor.
+
+In the order of use:
+
+* `csr_block`: one piece of the ratings, stored by row; grouping of observations by block.
+* `initialization`: the first factors, from (seed, side, index) alone.
+* `objective`: the one place that defines the loss and scales the regularisation.
+* `fixed_side`: the other side's vectors, prepared for solving rows.
+* `solve_rows`: one half-iteration of a block; `degree_ladder`, `row_batch`, `normal_equations`, `dual` and
+  `conjugate_gradient` are its parts.
+* `pair_scores`, `top_n`: scores of given pairs; the best unseen columns of every row.
+* `ranking_metrics`: how good those lists are.
+
+Results are bit-for-bit independent of how rows are divided into blocks, batches or tiles, for a given NumPy,
+BLAS, processor type and number of BLAS threads. Run BLAS on one thread per worker.
+"""

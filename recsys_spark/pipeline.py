@@ -1,0 +1,89 @@
+"""The stages in order: what each needs, whether it is done, and the record it leaves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import recsys_spark.evaluate.stage as evaluate_stage
+import recsys_spark.index.stage as index_stage
+import recsys_spark.ingest.stage as ingest_stage
+import recsys_spark.publish.stage as publish_stage
+import recsys_spark.recommend.stage as recommend_stage
+import recsys_spark.train.stage as train_stage
+from recsys_spark.errors import ConfigError
+from recsys_spark.run_directory import STAGES, StageContext, start_run
+from recsys_spark.tables import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage: its name, what it does, the tables it writes, and the stages that must be done before."""
+
+    name: str
+    run: Callable[[StageContext], dict[str, Any]]
+    tables: tuple[Table, ...]
+    needs: tuple[str, ...]
+
+
+_ALL = {
+    "ingest": Stage("ingest", ingest_stage.run, ingest_stage.TABLES, ()),
+    "index": Stage("index", index_stage.run, index_stage.TABLES, ("ingest",)),
+    "train": Stage("train", train_stage.run, train_stage.TABLES, ("index",)),
+    "recommend": Stage("recommend", recommend_stage.run, recommend_stage.TABLES, ("index", "train")),
+    "evaluate": Stage("evaluate", evaluate_stage.run, evaluate_stage.TABLES, ("index",)),
+    "publish": Stage("publish", publish_stage.run, publish_stage.TABLES, ("ingest", "index", "recommend")),
+}
+
+
+def stages(names: Sequence[str] = STAGES) -> list[Stage]:
+    """Return stages by name."""
+    return [_ALL[name] for name in names]
+
+
+def run_stages(context: StageContext, names: Sequence[str]) -> None:
+    """Run stages of one run in order; those that are done already are left alone.
+
+    Raises
+    ------
+    ConfigError
+        If the output cannot be written, the run has another configuration, or an earlier stage is missing.
+    """
+    context.storage.check_writable(context.run.root)
+    start_run(context)
+    for stage in stages(names):
+        _run_stage(context, stage)
+
+
+def _run_stage(context: StageContext, stage: Stage) -> None:
+    storage, run = context.storage, context.run
+    if storage.exists(run.stage_record(stage.name)):
+        context.progress.say(f"{stage.name}: already done in run {run.run_id}", stage=stage.name)
+        return
+    missing = [name for name in stage.needs if not storage.exists(run.stage_record(name))]
+    if missing:
+        raise ConfigError(
+            f"{stage.name} needs {' and '.join(missing)} to be done first",
+            where=run.path,
+            remedy=f"run {', '.join(missing)} with --run-id {run.run_id}, or the whole pipeline",
+        )
+    for table in stage.tables:
+        # What an attempt that was cut off has left: its record is missing, so nobody has read it.
+        storage.remove(run.table_path(table))
+    context.progress.say(f"{stage.name}: started", stage=stage.name)
+    started, clock = datetime.now(UTC), time.monotonic()
+    details = stage.run(context)
+    seconds = round(time.monotonic() - clock, 3)
+    record = {
+        "stage": stage.name,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "tables": {table.name: run.table_path(table) for table in stage.tables},
+        **details,
+    }
+    storage.write_text(run.stage_record(stage.name), json.dumps(record, indent=2, ensure_ascii=False))
+    context.progress.say(f"{stage.name}: done after {seconds:.1f} s", stage=stage.name, seconds=seconds)

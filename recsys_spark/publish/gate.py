@@ -1,0 +1,97 @@
+"""The gate: what must hold of the written table before readers may see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.errors import ContractError
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must hold: how many rows break it, and a few users for whom it does not."""
+
+    name: str
+    n_broken: int
+    examples: list[str]
+
+
+def check_recommendations(
+    lists: DataFrame, user_index: DataFrame, item_index: DataFrame, ratings: DataFrame | None
+) -> list[Check]:
+    """Scan the whole table for entries that must not be there.
+
+    Parameters
+    ----------
+    lists : DataFrame
+        The ``recommendations`` table as written.
+    user_index, item_index : DataFrame
+        The ids that there are.
+    ratings : DataFrame or None
+        ``user_id, item_id`` that must not be recommended again; None where seen items are allowed.
+
+    Returns
+    -------
+    list of Check
+        All checks, passed or not. Shuffles: the entries by item and by pair. The driver receives the counts
+        and up to three users per check.
+    """
+    entries = lists.select("user_id", F.explode("recommendations").alias("entry")).select("user_id", "entry.*")
+    found = [
+        _check("users with more than one list", lists.groupBy("user_id").count().where("count > 1")),
+        _check("lists for unknown users", lists.join(user_index, "user_id", "left_anti")),
+        _check("users without a list", user_index.join(lists, "user_id", "left_anti")),
+        _check("entries of unknown items", entries.join(item_index, "item_id", "left_anti")),
+        _check("items twice in one list", lists.where(~_distinct_items())),
+        _check("positions that are not 1, 2, 3, ...", lists.where(~_contiguous())),
+        _check("scores that are not finite", lists.where(~_finite())),
+        _check("scores or ties out of order", lists.where(~_ordered())),
+    ]
+    if ratings is not None:
+        pairs = ratings.select("user_id", "item_id")
+        found.append(_check("items the user has already rated", entries.join(pairs, ["user_id", "item_id"], "left_semi")))
+    return found
+
+
+def require_all(checks: list[Check], where: str) -> None:
+    """Raise ContractError unless every check passed."""
+    broken = [check for check in checks if check.n_broken]
+    if broken:
+        raise ContractError(
+            "the recommendations did not pass the gate; readers keep the table they have",
+            where=where,
+            got="; ".join(f"{c.n_broken:,} {c.name} (such as {', '.join(c.examples)})" for c in broken),
+            allowed="none of these",
+            remedy="this is a defect or a damaged file, not a setting: keep the run directory and report it",
+        )
+
+
+def _check(name: str, broken: DataFrame) -> Check:
+    row = broken.agg(F.count("*").alias("n"), F.slice(F.array_sort(F.collect_set("user_id" if "user_id" in broken.columns else "item_id")), 1, 3).alias("examples")).collect()[0]
+    return Check(name, int(row["n"]), [repr(text) for text in row["examples"]])
+
+
+def _items() -> Column:
+    return F.col("recommendations.item_id")
+
+
+def _distinct_items() -> Column:
+    return F.size(F.array_distinct(_items())) == F.size(_items())
+
+
+def _contiguous() -> Column:
+    expected = F.sequence(F.lit(1), F.size("recommendations"))
+    return (F.size("recommendations") == 0) | (F.col("recommendations.position") == expected)
+
+
+def _finite() -> Column:
+    return F.forall(F.col("recommendations.score"), lambda s: s.isNotNull() & ~F.isnan(s) & (F.abs(s) < F.lit(float("inf"))))
+
+
+def _ordered() -> Column:
+    """Return whether scores fall, and equal scores stand by item id (both in UTF-8 byte order)."""
+    key = F.transform("recommendations", lambda e: F.struct((-e["score"]).alias("score"), e["item_id"].alias("id")))
+    return F.array_sort(key) == key

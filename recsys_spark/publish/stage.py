@@ -1,0 +1,66 @@
+"""The publish stage: check the written table, seal the run with its manifest, and put it in the log."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys_spark import __version__
+from recsys_spark.publish.gate import check_recommendations, require_all
+from recsys_spark.publish.publication_log import publish_run
+from recsys_spark.run_directory import STAGES, StageContext
+from recsys_spark.storage import join, read_json
+from recsys_spark.tables import ITEM_INDEX, RATINGS, RECOMMENDATIONS, USER_INDEX, Table
+
+TABLES: tuple[Table, ...] = ()
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Publish the run's recommendations.
+
+    Returns
+    -------
+    dict
+        The checks, the manifest's path, and the entry of the publication log.
+
+    Raises
+    ------
+    ContractError
+        If the table does not pass the gate; nothing is published then.
+    """
+    ratings = context.read(RATINGS) if context.config.recommend.exclude_seen else None
+    checks = check_recommendations(
+        context.read(RECOMMENDATIONS), context.read(USER_INDEX), context.read(ITEM_INDEX), ratings
+    )
+    require_all(checks, context.run.table_path(RECOMMENDATIONS))
+    manifest = join(context.run.path, "manifest.json")
+    context.storage.write_text(manifest, json.dumps(_manifest(context), indent=2, ensure_ascii=False))
+    entry, is_new = publish_run(context.run, context.storage)
+    context.progress.say(
+        f"publish: run {context.run.run_id} {'is now' if is_new else 'already was'} entry {entry.number} of the log",
+        entry=entry.number,
+    )
+    return {"checks": [asdict(check) for check in checks], "manifest": manifest, "publication": asdict(entry)}
+
+
+def _manifest(context: StageContext) -> dict[str, Any]:
+    """Return what made the tables: inputs, configuration, versions, and the record of every stage."""
+    done = [stage for stage in STAGES if context.storage.exists(context.run.stage_record(stage))]
+    return {
+        "run": read_json(context.storage, join(context.run.path, "run.json")),
+        "stages": {stage: context.record(stage) for stage in done},
+        "versions": {
+            "recsys_spark": __version__,
+            "spark": context.spark.version,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "pyarrow": pa.__version__,
+        },
+        "sealed": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,175 @@
+"""Ratings of one side as blocks: split in NumPy on the map side, shuffled as bytes, assembled as CSR."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from recsys_spark.kernels.csr_block import CsrBlock, build_csr_block, split_by_block
+from recsys_spark.session import default_parallelism
+
+BLOCK_SCHEMA = "block int, row_index binary, indptr binary, column_index binary, values binary"
+_PIECE_SCHEMA = "placement int, block int, row_index binary, column_index binary, values binary"
+_PIECE_ARRAYS = ("row_index", "column_index", "values")
+_BLOCK_FIELDS = (
+    ("row_index", np.int32),
+    ("indptr", np.int64),
+    ("column_index", np.int32),
+    ("values", np.float32),
+)
+# 12 bytes each: enough observations that the split is one NumPy call per block, few enough for any worker.
+_OBSERVATIONS_PER_SPLIT = 4_000_000
+_OBSERVATIONS_PER_BLOCK = 8_000_000
+_FEWEST_OBSERVATIONS_PER_BLOCK = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of the ratings: the rows being solved; the columns are the other side's rows."""
+
+    name: str
+    number: int
+    rows: str
+    columns: str
+
+
+USERS = Side("users", 0, "user_index", "item_index")
+ITEMS = Side("items", 1, "item_index", "user_index")
+
+
+def choose_n_blocks(spark: SparkSession, n_ratings: int) -> int:
+    """Return a number of blocks per side: all cores busy, no block larger than a worker should hold."""
+    cores = default_parallelism(spark)
+    waves = -(-n_ratings // (cores * _OBSERVATIONS_PER_BLOCK))
+    return max(1, min(cores * waves, n_ratings // _FEWEST_OBSERVATIONS_PER_BLOCK))
+
+
+def rating_blocks(ratings: DataFrame, side: Side, n_blocks: int) -> DataFrame:
+    """Cut ratings into blocks of one side's rows; row ``r`` is in block ``r % n_blocks``.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        ``user_index int, item_index int, rating float``; each pair once.
+    side : Side
+        Whose rows the blocks hold.
+    n_blocks : int
+
+    Returns
+    -------
+    DataFrame
+        One row per block that has ratings, each in a partition of its own: ``block`` and the arrays of a
+        ``CsrBlock`` as bytes. A block's content is canonical, whatever the order of the ratings.
+
+    Notes
+    -----
+    One shuffle, of byte strings: about 12 bytes per rating, in as many records as there are pairs of map
+    partition and block. Nothing but one small lookup table reaches the driver.
+    """
+    split = partial(split_observations, n_blocks=n_blocks, placements=placements(ratings.sparkSession, n_blocks))
+    return (
+        ratings.select(side.rows, side.columns, "rating")
+        .mapInArrow(split, _PIECE_SCHEMA)
+        .repartition(n_blocks, "placement")
+        .mapInArrow(assemble_blocks, BLOCK_SCHEMA)
+    )
+
+
+def placements(spark: SparkSession, n_partitions: int) -> list[int]:
+    """Return one integer per partition that Spark's hash partitioner sends to just that partition.
+
+    Hashing the block numbers themselves would put several blocks into one partition and none into another.
+    """
+    found: dict[int, int] = {}
+    n_candidates = 32 * n_partitions
+    while len(found) < n_partitions:
+        rows = (
+            spark.range(n_candidates)
+            .select(F.col("id").cast("int").alias("id"))
+            .select(F.pmod(F.hash("id"), F.lit(n_partitions)).alias("partition"), "id")
+            .groupBy("partition")
+            .agg(F.min("id").alias("id"))
+            .collect()
+        )
+        found = {row["partition"]: row["id"] for row in rows}
+        n_candidates *= 4
+    return [found[partition] for partition in range(n_partitions)]
+
+
+def split_observations(
+    batches: Iterator[pa.RecordBatch], n_blocks: int, placements: list[int]
+) -> Iterator[pa.RecordBatch]:
+    """Worker: batches of (row, column, rating) -> one piece of bytes per block, for every few million rows."""
+    held: list[pa.RecordBatch] = []
+    n_held = 0
+    for batch in batches:
+        held.append(batch)
+        n_held += batch.num_rows
+        if n_held >= _OBSERVATIONS_PER_SPLIT:
+            yield _pieces(held, n_blocks, placements)
+            held, n_held = [], 0
+    if n_held:
+        yield _pieces(held, n_blocks, placements)
+
+
+def _pieces(held: list[pa.RecordBatch], n_blocks: int, placements: list[int]) -> pa.RecordBatch:
+    table = pa.Table.from_batches(held)
+    rows, columns, values = (column.to_numpy() for column in table.itercolumns())
+    order, bounds = split_by_block(rows, n_blocks)
+    filled = [block for block in range(n_blocks) if bounds[block] < bounds[block + 1]]
+    cut = [slice(bounds[block], bounds[block + 1]) for block in filled]
+
+    def bytes_of(array: npt.NDArray[np.generic]) -> pa.Array:
+        taken = array[order]
+        return pa.array([taken[piece].tobytes() for piece in cut], pa.binary())
+
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([placements[block] for block in filled], pa.int32()),
+            pa.array(filled, pa.int32()),
+            bytes_of(rows.astype(np.int32, copy=False)),
+            bytes_of(columns.astype(np.int32, copy=False)),
+            bytes_of(values.astype(np.float32, copy=False)),
+        ],
+        names=["placement", "block", "row_index", "column_index", "values"],
+    )
+
+
+def assemble_blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Worker: all pieces of a partition's blocks -> one row per block."""
+    pieces: dict[int, list[tuple[pa.Scalar, ...]]] = defaultdict(list)
+    for batch in batches:
+        for number, *arrays in zip(batch["block"].to_pylist(), *(batch[name] for name in _PIECE_ARRAYS), strict=True):
+            pieces[number].append(tuple(arrays))
+    for number in sorted(pieces):
+        arrays_of_block = zip(*pieces.pop(number), strict=True)
+        rows, columns, values = (
+            np.concatenate([np.frombuffer(piece.as_buffer(), kind) for piece in parts])
+            for parts, kind in zip(arrays_of_block, (np.int32, np.int32, np.float32), strict=True)
+        )
+        yield block_to_arrow(number, build_csr_block(rows, columns, values))
+
+
+
+def block_to_arrow(number: int, block: CsrBlock) -> pa.RecordBatch:
+    """Return a block as one row of ``BLOCK_SCHEMA``."""
+    arrays = [pa.array([getattr(block, name).tobytes()], pa.binary()) for name, _ in _BLOCK_FIELDS]
+    return pa.RecordBatch.from_arrays(
+        [pa.array([number], pa.int32()), *arrays], names=["block", *(name for name, _ in _BLOCK_FIELDS)]
+    )
+
+
+def blocks_from_arrow(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, CsrBlock]]:
+    """Return the blocks in rows of ``BLOCK_SCHEMA``; the arrays are views of the batch."""
+    for batch in batches:
+        for row in range(batch.num_rows):
+            arrays = {name: np.frombuffer(batch[name][row].as_buffer(), kind) for name, kind in _BLOCK_FIELDS}
+            yield batch["block"][row].as_py(), CsrBlock(**arrays)

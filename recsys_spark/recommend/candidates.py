@@ -1,0 +1,76 @@
+"""The items that can be recommended: their labels, vectors and popularity, in the order that breaks ties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recsys_spark.kernels.arrays import Float32Array, Int32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What every task needs to rank items; column ``c`` of the vectors is the item ``labels[c]``.
+
+    Attributes
+    ----------
+    labels : Arrow array of n_items ids
+        Ascending: among equal scores the lower label comes first.
+    vectors : float32 array of shape (n_items, width)
+    popularity : float32 array of shape (n_items,)
+        Ratings per item.
+    column_of_index : int32 array
+        Item index -> column, -1 where the item is no candidate.
+    global_mean : float
+    biases : bool
+    """
+
+    labels: pa.Array
+    vectors: Float32Array
+    popularity: Float32Array
+    column_of_index: Int32Array
+    global_mean: float
+    biases: bool
+
+    @classmethod
+    def from_items(
+        cls,
+        labels: pa.Array,
+        item_index: npt.NDArray[np.int32],
+        vectors: Float32Array,
+        popularity: npt.NDArray[np.generic],
+        *,
+        n_items: int,
+        global_mean: float,
+        biases: bool,
+    ) -> Candidates:
+        """Order items by label and number their columns.
+
+        Parameters
+        ----------
+        labels : Arrow array
+            Distinct, any order; strings are ordered by their UTF-8 bytes.
+        item_index : int32 array
+            Index of each item.
+        vectors : float32 array of shape (len(labels), width)
+        popularity : array
+            Ratings of each item.
+        n_items : int
+            Size of the item index.
+        global_mean : float
+        biases : bool
+        """
+        order = pa.compute.sort_indices(labels).to_numpy()
+        column_of_index = np.full(n_items, -1, np.int32)
+        column_of_index[item_index[order]] = np.arange(len(order), dtype=np.int32)
+        return cls(
+            labels.take(pa.array(order)),
+            np.ascontiguousarray(vectors[order], np.float32),
+            popularity[order].astype(np.float32),
+            column_of_index,
+            global_mean,
+            biases,
+        )

@@ -1,0 +1,127 @@
+"""The summary that a pipeline prints when it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import functions as F
+from rich.console import Console
+from rich.table import Table as Grid
+
+from recsys_spark.report.user_page import print_user, read_user
+from recsys_spark.run_directory import STAGES, StageContext
+from recsys_spark.storage import join
+from recsys_spark.tables import USER_FACTORS, Table
+
+_SAMPLE_USERS = 3
+# Long enough a history to judge the list by, short enough to read.
+_READABLE_HISTORY = (8, 40)
+
+
+def print_summary(console: Console, context: StageContext, tables: dict[str, tuple[Table, ...]]) -> None:
+    """Print what went in, how training went, how good it is, three users, times and places.
+
+    Parameters
+    ----------
+    console : Console
+    context : StageContext
+    tables : dict
+        Tables by stage.
+    """
+    records = {
+        stage: context.record(stage) for stage in STAGES if context.storage.exists(context.run.stage_record(stage))
+    }
+    console.rule(f"run {context.run.run_id}", align="left")
+    if "ingest" in records:
+        _print_rows(console, records["ingest"])
+    if "train" in records:
+        _print_objective(console, records["train"])
+    if "evaluate" in records:
+        _print_metrics(console, records["evaluate"])
+    if "recommend" in records and "train" in records:
+        _print_users(console, context)
+    _print_times(console, records)
+    _print_places(console, context, records, tables)
+
+
+def _print_rows(console: Console, record: dict[str, Any]) -> None:
+    t = record["totals"]
+    console.print(
+        f"{t['rows_in']:,} rows in = {t['accepted']:,} accepted + {t['merged']:,} merged duplicates "
+        f"+ {t['quarantined']:,} quarantined"
+    )
+    if t["outside_interval"]:
+        console.print(f"{t['outside_interval']:,} further rows lie outside the run's interval")
+    for reason, count in record["reasons"].items():
+        if count:
+            console.print(f"  quarantined {count:,}: {reason}")
+
+
+def _print_objective(console: Console, record: dict[str, Any]) -> None:
+    grid = _grid("objective after each half-iteration", "iteration", "side", "objective", "squared error", "penalty", "seconds")
+    for step in record["history"]:
+        grid.add_row(
+            str(step["iteration"]),
+            step["side"],
+            f"{step['objective']:,.1f}",
+            f"{step['squared_error']:,.1f}",
+            f"{step['penalty']:,.1f}",
+            f"{step['seconds']:.2f}",
+        )
+    console.print(grid)
+
+
+def _print_metrics(console: Console, record: dict[str, Any]) -> None:
+    rows = record["metrics"]
+    if not rows:
+        console.print("nothing was held out, so nothing was measured")
+        return
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    title = f"on {record['n_held_out']:,} held-out ratings, fitted to the other {record['n_training']:,}"
+    grid = _grid(title, "metric", *models, "measured on")
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        by_model = {row["model"]: row for row in rows if row["metric"] == metric}
+        values = [f"{by_model[m]['value']:.4f}" if m in by_model else "" for m in models]
+        n = next(iter(by_model.values()))["n"]
+        grid.add_row(metric, *values, f"{n:,} {'users' if '@' in metric else 'ratings'}")
+    console.print(grid)
+
+
+def _print_users(console: Console, context: StageContext) -> None:
+    users = context.read(USER_FACTORS).select("user_id", "n_ratings")
+    preferred = F.col("n_ratings").between(*_READABLE_HISTORY)
+    chosen = users.orderBy(~preferred, F.xxhash64("user_id")).limit(_SAMPLE_USERS).collect()
+    for row in chosen:
+        console.print()
+        print_user(console, read_user(context.run, context.storage, row["user_id"], context.spark))
+    console.print()
+
+
+def _print_times(console: Console, records: dict[str, dict[str, Any]]) -> None:
+    grid = _grid("time", "stage", "seconds")
+    for stage, record in records.items():
+        grid.add_row(stage, f"{record['seconds']:.1f}")
+    grid.add_row("all", f"{sum(record['seconds'] for record in records.values()):.1f}")
+    console.print(grid)
+
+
+def _print_places(
+    console: Console, context: StageContext, records: dict[str, dict[str, Any]], tables: dict[str, tuple[Table, ...]]
+) -> None:
+    console.print("tables (Parquet):")
+    for stage in records:
+        for table in tables[stage]:
+            path = context.run.table_path(table)
+            if context.storage.exists(path):
+                console.print(f"  {path}", soft_wrap=True, highlight=False)
+    if "publish" in records:
+        console.print(f"manifest: {join(context.run.path, 'manifest.json')}", soft_wrap=True, highlight=False)
+        entry = records["publish"]["publication"]
+        console.print(f"published as entry {entry['number']} of {join(context.run.root, 'publication_log')}", soft_wrap=True)
+
+
+def _grid(title: str, *columns: str) -> Grid:
+    grid = Grid(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for number, column in enumerate(columns):
+        grid.add_column(column, justify="left" if number == 0 or column == "side" else "right")
+    return grid

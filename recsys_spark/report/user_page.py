@@ -1,0 +1,97 @@
+"""One user's history and recommendations, with titles where there is a catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.dataset as ds
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from recsys_spark.errors import ContractError
+from recsys_spark.run_directory import Run
+from recsys_spark.storage import Storage, is_local, local_path
+from recsys_spark.tables import CATALOGUE, RATINGS, RECOMMENDATIONS, Table
+
+
+@dataclass(frozen=True, slots=True)
+class UserPage:
+    """What a user rated, best first, and what the user is recommended."""
+
+    user_id: str
+    history: list[dict[str, Any]]
+    recommendations: list[dict[str, Any]]
+    short_reason: str | None
+    titles: dict[str, str]
+
+
+def read_user(run: Run, storage: Storage, user_id: str, spark: SparkSession | None = None) -> UserPage:
+    """Read one user of a run; without Spark where the run is on this machine.
+
+    Raises
+    ------
+    ContractError
+        If the run has no list for the user.
+    """
+    lists = _rows(run, RECOMMENDATIONS, "user_id", [user_id], spark)
+    if not lists:
+        raise ContractError(
+            "the table has no such user",
+            where=run.table_path(RECOMMENDATIONS),
+            got=repr(user_id),
+            remedy="ids are compared exactly: check case, leading zeros and spaces",
+        )
+    history = _rows(run, RATINGS, "user_id", [user_id], spark)
+    history.sort(key=lambda row: (-row["rating"], row["item_id"]))
+    recommendations = lists[0]["recommendations"]
+    shown = [row["item_id"] for row in (*history, *recommendations)]
+    titles = _titles(run, shown, spark) if storage.exists(run.table_path(CATALOGUE)) else {}
+    return UserPage(user_id, history, recommendations, lists[0]["short_reason"], titles)
+
+
+def _titles(run: Run, item_ids: Sequence[str], spark: SparkSession | None) -> dict[str, str]:
+    rows = _rows(run, CATALOGUE, "item_id", item_ids, spark)
+    return {row["item_id"]: _title(row) for row in rows}
+
+
+def _title(row: dict[str, Any]) -> str:
+    title = row["title"] or row["item_id"]
+    return f"{title}, {row['by']}" if row["by"] else title
+
+
+def _rows(
+    run: Run, table: Table, column: str, values: Sequence[str], spark: SparkSession | None
+) -> list[dict[str, Any]]:
+    path = run.table_path(table)
+    if is_local(path):
+        found = ds.dataset(local_path(path), format="parquet").to_table(filter=ds.field(column).isin(list(values)))
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows
+    if spark is None:
+        raise ContractError("this table can only be read with Spark", where=path)
+    return table.read(spark, path).where(F.col(column).isin(list(values))).toArrow().to_pylist()
+
+
+def print_user(console: Console, page: UserPage, *, longest_history: int = 10) -> None:
+    """Print a user's page as two columns of titles."""
+    grid = Grid(title=f"user {escape(page.user_id)}", title_justify="left", show_edge=False, pad_edge=False)
+    grid.add_column(f"rated ({len(page.history)})", ratio=1, overflow="fold")
+    grid.add_column("gets", ratio=1, overflow="fold")
+    rated = [f"{row['rating']:g}  {_name(page, row)}" for row in page.history[:longest_history]]
+    if len(page.history) > longest_history:
+        rated.append(f"... and {len(page.history) - longest_history} more")
+    gets = [f"{row['position']}. {_name(page, row)}  ({row['score']:.2f}, {row['source']})" for row in page.recommendations]
+    for line in range(max(len(rated), len(gets))):
+        grid.add_row(*(escape(column[line]) if line < len(column) else "" for column in (rated, gets)))
+    console.print(grid)
+    if page.short_reason:
+        console.print(escape(page.short_reason), style="yellow")
+
+
+def _name(page: UserPage, row: dict[str, Any]) -> str:
+    return page.titles.get(row["item_id"], row["item_id"])

@@ -1,0 +1,203 @@
+"""A run's own directory: where its tables are, which stages are done, and the record of each."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from recsys_spark import __version__
+from recsys_spark.config import PipelineConfig
+from recsys_spark.errors import ConfigError
+from recsys_spark.interval import Interval, logical_date
+from recsys_spark.progress import Progress
+from recsys_spark.storage import Storage, join, read_json
+from recsys_spark.tables import Table
+
+STAGES = ("ingest", "index", "train", "recommend", "evaluate", "publish")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: ``<root>/runs/date=<date>/run=<run_id>``, written once and never changed after publishing."""
+
+    root: str
+    run_id: str
+    date: str
+
+    @property
+    def path(self) -> str:
+        """The run's directory."""
+        return join(self.root, "runs", f"date={self.date}", f"run={self.run_id}")
+
+    def table_path(self, table: Table) -> str:
+        """Return where a table of this run lies."""
+        return join(self.path, table.name)
+
+    def stage_record(self, stage: str) -> str:
+        """Return where the record of a finished stage lies."""
+        return join(self.path, "stages", f"{stage}.json")
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """All that a stage is given: session, configuration, run, interval, and where to say how far it is."""
+
+    spark: SparkSession
+    config: PipelineConfig
+    run: Run
+    storage: Storage
+    progress: Progress
+    interval: Interval | None = None
+
+    def read(self, table: Table) -> DataFrame:
+        """Read a table of this run."""
+        return table.read(self.spark, self.run.table_path(table))
+
+    def write(self, table: Table, frame: DataFrame) -> None:
+        """Write a table of this run; it must not be there yet."""
+        table.write(frame, self.run.table_path(table))
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """Return what a finished stage has written down about itself."""
+        record: dict[str, Any] = read_json(self.storage, self.run.stage_record(stage))
+        return record
+
+
+def new_run_id(now: datetime) -> str:
+    """Return a run id that sorts by time and does not collide."""
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def safe_run_id(text: str) -> str:
+    """Return a run id as it can stand in a path: schedulers put ``:`` and ``+`` into theirs.
+
+    Raises
+    ------
+    ConfigError
+        If nothing usable is left.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
+    if not safe or len(safe) > 200:
+        raise ConfigError(
+            "--run-id cannot be used as a directory name",
+            got=text[:200],
+            allowed="up to 200 letters, digits, dots, dashes and underscores",
+        )
+    return safe
+
+
+def open_run(
+    root: str, storage: Storage, *, run_id: str | None, first_stage: str, interval: Interval | None
+) -> Run:
+    """Find the run that a command works on, or name a new one; nothing is written.
+
+    Parameters
+    ----------
+    root : str
+        The configured ``output.path``.
+    storage : Storage
+        Of ``root``.
+    run_id : str or None
+        As given by the caller.
+    first_stage : str
+        Stage that the command starts with; only ``ingest`` can start a run.
+    interval : Interval or None
+        Decides the day a new run is filed under.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ConfigError
+        If a later stage is asked for and the run is not there.
+    """
+    now = datetime.now(UTC)
+    known = find_runs(root, storage)
+    if run_id is not None:
+        wanted = safe_run_id(run_id)
+        found = [run for run in known if run.run_id == wanted]
+        if found:
+            return found[-1]
+    elif first_stage != "ingest":
+        raise ConfigError(
+            f"{first_stage} continues a run, and none was named",
+            remedy=f"give --run-id; {_describe_runs(known, root)}",
+        )
+    if first_stage != "ingest":
+        raise ConfigError(
+            f"{first_stage} continues a run, and this one does not exist",
+            got=f"--run-id {run_id}",
+            remedy=f"run ingest first with this run id; {_describe_runs(known, root)}",
+        )
+    name = safe_run_id(run_id) if run_id is not None else new_run_id(now)
+    return Run(root, name, logical_date(interval, now).isoformat())
+
+
+def find_runs(root: str, storage: Storage) -> list[Run]:
+    """Return the runs under an output path, by date and then run id."""
+    runs = []
+    for date in storage.list_names(join(root, "runs")):
+        if date.startswith("date="):
+            names = storage.list_names(join(root, "runs", date))
+            runs += [Run(root, n.removeprefix("run="), date.removeprefix("date=")) for n in names if n.startswith("run=")]
+    return runs
+
+
+def _describe_runs(runs: list[Run], root: str) -> str:
+    if not runs:
+        return f"there are no runs under {root} yet"
+    return f"runs there: {', '.join(run.run_id for run in runs[-5:])}"
+
+
+def start_run(context: StageContext) -> None:
+    """Write ``run.json``, or check that the run that is there was started from the same configuration.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration or interval differs from the run's own.
+    """
+    path = join(context.run.path, "run.json")
+    mine = {
+        "run_id": context.run.run_id,
+        "date": context.run.date,
+        "interval": context.interval.as_dict() if context.interval else None,
+        "config_fingerprint": context.config.fingerprint(),
+        "config": context.config.model_dump(mode="json"),
+        "version": __version__,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if not context.storage.exists(path):
+        context.storage.write_text(path, json.dumps(mine, indent=2, ensure_ascii=False))
+        return
+    theirs = read_json(context.storage, path)
+    changed = _changed_keys(theirs["config"], mine["config"])
+    if context.interval is not None and theirs["interval"] != mine["interval"]:
+        changed.append("the interval")
+    if changed:
+        raise ConfigError(
+            "this run was started from another configuration",
+            where=path,
+            got=f"changed since: {', '.join(changed)}",
+            remedy="give the run's own configuration, or start a new run with another --run-id",
+        )
+
+
+def _changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    changed: list[str] = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        name = f"{prefix}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += _changed_keys(old, new, f"{name}.")
+        elif old != new and name != "output.path":
+            changed.append(name)
+    return changed

@@ -1,0 +1,329 @@
+"""Files outside Spark's own reads and writes: listing inputs, small JSON files, create-if-absent.
+
+Local paths are handled by the standard library; every other scheme goes through the Hadoop file system
+of the session's JVM, so that whatever Spark can read, this can list.
+"""
+
+from __future__ import annotations
+
+import bz2
+import glob
+import gzip
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from pyspark.sql import SparkSession
+
+from recsys_spark.errors import ConfigError, RecsysError
+
+_HIDDEN = ("_", ".")
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """One file: its path or URI, its size in bytes, its modification time in seconds since 1970."""
+
+    path: str
+    size: int
+    modified: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields for a manifest."""
+        return asdict(self)
+
+
+class Storage(Protocol):
+    """What the pipeline asks of a file system; paths are the strings the user gave."""
+
+    def find(self, pattern: str) -> list[FileStatus]:
+        """Return the files that a path, folder or glob names, sorted by path; hidden ones left out."""
+
+    def read_head(self, path: str, n_bytes: int) -> bytes:
+        """Return the first bytes of a file, decompressed by its suffix."""
+
+    def read_text(self, path: str) -> str:
+        """Return a small UTF-8 file."""
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a small file so that readers see all of it or none; replaces what was there."""
+
+    def create_if_absent(self, path: str, text: str) -> bool:
+        """Write a small file whole; return False, changing nothing, where the path is taken."""
+
+    def list_names(self, folder: str) -> list[str]:
+        """Return the names in a folder, sorted; an absent folder has none."""
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file or folder is there."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with all it holds; absent is fine."""
+
+    def check_writable(self, folder: str) -> None:
+        """Raise ConfigError unless files can be made in the folder; makes the folder."""
+
+
+def storage_for(path: str, spark: SparkSession | None = None) -> Storage:
+    """Return the storage that a path lives on.
+
+    Parameters
+    ----------
+    path : str
+        A local path or a URI.
+    spark : SparkSession, optional
+        Needed for every scheme but ``file``.
+
+    Raises
+    ------
+    ConfigError
+        If a remote path is given without a session.
+    """
+    if is_local(path):
+        return LocalStorage()
+    if spark is None:
+        raise ConfigError("this path needs a running Spark session", where=path, remedy="use a stage command")
+    return HadoopStorage(spark)
+
+
+def is_local(path: str) -> bool:
+    """Return whether a path is on this machine's file system."""
+    return urlsplit(path).scheme in ("", "file")
+
+
+def local_path(path: str) -> Path:
+    """Return a local path or ``file:`` URI as a Path."""
+    if path.startswith("file:"):
+        return Path(unquote(urlsplit(path).path))
+    return Path(path)
+
+
+def join(folder: str, *parts: str) -> str:
+    """Return the path of something inside a folder, on any storage."""
+    return "/".join([folder.rstrip("/") or "/", *parts])
+
+
+def literal_path(path: str) -> str:
+    """Return a path for Spark's readers, which take ``[]{}*?`` in a path for a pattern."""
+    return "".join("\\" + character if character in "[]{}*?\\" else character for character in path)
+
+
+def read_json(storage: Storage, path: str) -> Any:
+    """Return the content of a JSON file."""
+    try:
+        return json.loads(storage.read_text(path))
+    except json.JSONDecodeError as error:
+        raise RecsysError("a file of the run is damaged", where=path, got=str(error)) from None
+
+
+class LocalStorage:
+    """The machine's own file system."""
+
+    def find(self, pattern: str) -> list[FileStatus]:
+        """Return the files that a path, folder or glob names."""
+        path = local_path(pattern)
+        if path.is_file():
+            return [_local_status(path)]
+        if path.is_dir():
+            return [_local_status(file) for file in _visible_files(path)]
+        found = sorted(Path(name) for name in glob.glob(str(path)))  # noqa: PTH207 (absolute patterns)
+        files: list[Path] = []
+        for entry in found:
+            files += list(_visible_files(entry)) if entry.is_dir() else [entry]
+        return [_local_status(file) for file in files if not file.name.startswith(_HIDDEN)]
+
+    def read_head(self, path: str, n_bytes: int) -> bytes:
+        """Return the first bytes of a file, decompressed by its suffix."""
+        name = local_path(path)
+        openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
+        try:
+            with openers.get(name.suffix, open)(name, "rb") as file:
+                head: bytes = file.read(n_bytes)
+                return head
+        except (OSError, EOFError, zlib.error) as error:
+            raise ConfigError("an input file cannot be read", where=path, got=str(error)) from None
+
+    def read_text(self, path: str) -> str:
+        """Return a small UTF-8 file."""
+        return local_path(path).read_text(encoding="utf-8")
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a small file under another name and move it into place."""
+        target = local_path(path)
+        temporary = _write_durably(target, text)
+        temporary.replace(target)
+
+    def create_if_absent(self, path: str, text: str) -> bool:
+        """Write a small file whole, then link it to its name, which fails where the name is taken."""
+        target = local_path(path)
+        temporary = _write_durably(target, text)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        return True
+
+    def list_names(self, folder: str) -> list[str]:
+        """Return the names in a folder, sorted."""
+        path = local_path(folder)
+        return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file or folder is there."""
+        return local_path(path).exists()
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with all it holds."""
+        target = local_path(path)
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def check_writable(self, folder: str) -> None:
+        """Raise ConfigError unless files can be made in the folder."""
+        path = local_path(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise _not_writable(folder, error.strerror or str(error)) from None
+
+
+class HadoopStorage:
+    """Any file system that the session's JVM knows: HDFS, S3A, GCS, ABFS and the like."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._jvm: Any = spark._jvm
+        self._conf: Any = spark._jsc.hadoopConfiguration()
+
+    def _open(self, path: str) -> tuple[Any, Any]:
+        place = self._jvm.org.apache.hadoop.fs.Path(path)
+        return place.getFileSystem(self._conf), place
+
+    def find(self, pattern: str) -> list[FileStatus]:
+        """Return the files that a path, folder or glob names."""
+        system, place = self._open(pattern)
+        found = list(system.globStatus(place) or [])
+        statuses: list[Any] = []
+        for status in found:
+            statuses += list(system.listStatus(status.getPath())) if status.isDirectory() else [status]
+        files = [
+            FileStatus(s.getPath().toString(), s.getLen(), s.getModificationTime() / 1000)
+            for s in statuses
+            if s.isFile() and not s.getPath().getName().startswith(_HIDDEN)
+        ]
+        return sorted(files, key=lambda file: file.path)
+
+    def read_head(self, path: str, n_bytes: int) -> bytes:
+        """Return the first bytes of a file, decompressed by its suffix."""
+        system, place = self._open(path)
+        stream = system.open(place)
+        codec = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._conf).getCodec(place)
+        if codec is not None:
+            stream = codec.createInputStream(stream)
+        try:
+            bounded = self._jvm.org.apache.commons.io.input.BoundedInputStream(stream, n_bytes)
+            return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(bounded))
+        finally:
+            stream.close()
+
+    def read_text(self, path: str) -> str:
+        """Return a small UTF-8 file."""
+        system, place = self._open(path)
+        stream = system.open(place)
+        try:
+            return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(stream)).decode()
+        finally:
+            stream.close()
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a small file in one create, which object stores make visible at close."""
+        self._create(path, text, overwrite=True)
+
+    def create_if_absent(self, path: str, text: str) -> bool:
+        """Write a small file under its final name; the create fails where the name is taken."""
+        system, place = self._open(path)
+        if system.exists(place):
+            return False
+        try:
+            self._create(path, text, overwrite=False)
+        except Exception as error:
+            if "FileAlreadyExists" in str(error):
+                return False
+            raise
+        return True
+
+    def _create(self, path: str, text: str, *, overwrite: bool) -> None:
+        system, place = self._open(path)
+        stream = system.create(place, overwrite)
+        stream.write(text.encode())
+        stream.close()
+
+    def list_names(self, folder: str) -> list[str]:
+        """Return the names in a folder, sorted."""
+        system, place = self._open(folder)
+        if not system.exists(place):
+            return []
+        return sorted(status.getPath().getName() for status in system.listStatus(place))
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file or folder is there."""
+        system, place = self._open(path)
+        return bool(system.exists(place))
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with all it holds."""
+        system, place = self._open(path)
+        system.delete(place, True)
+
+    def check_writable(self, folder: str) -> None:
+        """Raise ConfigError unless files can be made in the folder."""
+        probe = join(folder, "_writable")
+        try:
+            self._create(probe, "", overwrite=True)
+            self.remove(probe)
+        except Exception as error:
+            raise _not_writable(folder, str(error).strip().splitlines()[-1]) from None
+
+
+def _local_status(path: Path) -> FileStatus:
+    status = path.stat()
+    # Spark names files by absolute paths without "..", and the counts per file are matched by name.
+    return FileStatus(os.path.abspath(path), status.st_size, status.st_mtime)  # noqa: PTH100 (keeps links)
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if entry.is_file() and not entry.name.startswith(_HIDDEN):
+            yield entry
+
+
+def _write_durably(target: Path, text: str) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(name, 0o644)  # noqa: PTH101, S103 (mkstemp makes it private; tables are for readers)
+    return Path(name)
+
+
+def _not_writable(folder: str, reason: str) -> ConfigError:
+    return ConfigError(
+        "the output path cannot be written",
+        where=f"output.path: {folder}",
+        got=reason,
+        remedy="choose another output.path, or mend its permissions",
+    )

@@ -1,0 +1,180 @@
+"""The tables that the stages read and write: one schema each, with a key and a comment per column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import (
+    ArrayType,
+    DataType,
+    DoubleType,
+    FloatType,
+    IntegerType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+from recsys_spark.errors import ContractError, RecsysError
+from recsys_spark.storage import literal_path
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table's name, schema and key (empty: rows may repeat)."""
+
+    name: str
+    schema: StructType
+    key: tuple[str, ...]
+
+    def select(self, frame: DataFrame) -> DataFrame:
+        """Return the table's columns of a frame, in order, refusing absent ones and other types.
+
+        Raises
+        ------
+        ContractError
+            If a column is missing or of another type.
+        """
+        for field in self.schema.fields:
+            if field.name not in frame.columns:
+                raise ContractError(f"{self.name} lacks a column", where=field.name, got=", ".join(frame.columns))
+            found = frame.schema[field.name].dataType
+            if _plain(found) != _plain(field.dataType):
+                raise ContractError(
+                    f"{self.name}.{field.name} has another type",
+                    got=found.simpleString(),
+                    allowed=field.dataType.simpleString(),
+                )
+        return frame.select(*self.schema.names)
+
+    def write(self, frame: DataFrame, path: str) -> None:
+        """Write the frame as this table to a path where nothing is yet (Parquet, field comments kept)."""
+        self.select(frame).to(self.schema).write.mode("error").parquet(path)
+
+    def read(self, spark: SparkSession, path: str) -> DataFrame:
+        """Read the table from a path.
+
+        Raises
+        ------
+        RecsysError
+            If the table is not there or cannot be read.
+        """
+        try:
+            return spark.read.schema(self.schema).parquet(literal_path(path))
+        except Exception as error:
+            raise RecsysError(
+                f"the table {self.name} cannot be read",
+                where=path,
+                got=str(error).strip().splitlines()[0],
+                remedy="run the stage that writes it again, under a new run id",
+            ) from error
+
+
+def _plain(kind: DataType) -> str:
+    return kind.simpleString()
+
+
+def _column(name: str, kind: DataType, comment: str) -> StructField:
+    return StructField(name, kind, True, {"comment": comment})
+
+
+_USER_ID = _column("user_id", StringType(), "the caller's id, unchanged")
+_ITEM_ID = _column("item_id", StringType(), "the caller's id, unchanged")
+_USER_INDEX = _column("user_index", IntegerType(), "dense, from 0, in the order of user_id at its first run")
+_ITEM_INDEX = _column("item_index", IntegerType(), "dense, from 0, in the order of item_id at its first run")
+
+RATINGS = Table(
+    "ratings",
+    StructType(
+        [
+            _USER_ID,
+            _ITEM_ID,
+            _column("rating", DoubleType(), "finite, after duplicates were merged"),
+            _column("timestamp", TimestampType(), "event time, UTC; null where the log has none"),
+            _column("n_merged", IntegerType(), "raw rows that became this one, at least 1"),
+            _column("source_file", StringType(), "file of the raw row that stands for the rating"),
+        ]
+    ),
+    ("user_id", "item_id"),
+)
+QUARANTINE = Table(
+    "quarantine",
+    StructType(
+        [
+            _column("source_file", StringType(), "file that the row came from"),
+            _column("reason", StringType(), "why it was set aside"),
+            _column("raw", StringType(), "the row as it stood, as text or JSON; ISO-8859-1 for invalid_encoding"),
+        ]
+    ),
+    (),
+)
+CATALOGUE = Table(
+    "catalogue",
+    StructType(
+        [
+            _ITEM_ID,
+            _column("title", StringType(), "for people to read"),
+            _column("by", StringType(), "author, artist or brand; null where not configured"),
+        ]
+    ),
+    ("item_id",),
+)
+USER_INDEX = Table("user_index", StructType([_USER_ID, _USER_INDEX]), ("user_id",))
+ITEM_INDEX = Table("item_index", StructType([_ITEM_ID, _ITEM_INDEX]), ("item_id",))
+INDEXED_RATINGS = Table(
+    "indexed_ratings",
+    StructType([_USER_INDEX, _ITEM_INDEX, _column("rating", FloatType(), "as in ratings, single precision")]),
+    ("user_index", "item_index"),
+)
+
+
+def _factor_columns() -> list[StructField]:
+    return [
+        _column("factors", ArrayType(FloatType()), "one value per factor"),
+        _column("bias", FloatType(), "added to the score; 0 where the model has no biases"),
+        _column("n_ratings", IntegerType(), "ratings that the row was solved from, at least 1"),
+    ]
+
+
+USER_FACTORS = Table("user_factors", StructType([_USER_ID, _USER_INDEX, *_factor_columns()]), ("user_id",))
+ITEM_FACTORS = Table("item_factors", StructType([_ITEM_ID, _ITEM_INDEX, *_factor_columns()]), ("item_id",))
+RECOMMENDATIONS = Table(
+    "recommendations",
+    StructType(
+        [
+            _USER_ID,
+            _column(
+                "recommendations",
+                ArrayType(
+                    StructType(
+                        [
+                            StructField("item_id", StringType(), True),
+                            StructField("score", FloatType(), True),
+                            StructField("position", IntegerType(), True),
+                            StructField("source", StringType(), True),
+                        ]
+                    ),
+                    True,
+                ),
+                "best first, ties by item_id; source says what made the entry: cf or popular",
+            ),
+            _column("short_reason", StringType(), "why there are fewer entries than asked for; null if there are not"),
+        ]
+    ),
+    ("user_id",),
+)
+METRICS = Table(
+    "metrics",
+    StructType(
+        [
+            _column("model", StringType(), "model, or the baseline it stands beside"),
+            _column("metric", StringType(), "name of the measure"),
+            _column("value", DoubleType(), "its value"),
+            _column("n", LongType(), "ratings or users it was measured on"),
+        ]
+    ),
+    ("model", "metric"),
+)

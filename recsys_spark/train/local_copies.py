@@ -1,0 +1,79 @@
+"""Blocks as memory-mapped files on the machine of the worker that assembled them.
+
+Ratings do not change while a model is trained, so that a task needs only its block's number when the
+machine it runs on still has the file; only factors then cross from the JVM to Python and back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from recsys_spark.kernels.csr_block import CsrBlock
+
+_FIELDS = ("row_index", "indptr", "column_index", "values")
+# What a killed job left behind is removed by the next one that finds it this old.
+_STALE_SECONDS = 24 * 3600.0
+
+
+def copies_root() -> Path:
+    """Return this machine's folder of copies, private to the user."""
+    root = Path(tempfile.gettempdir()) / f"recsys_spark-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    return root
+
+
+def save_copy(name: str, number: int, block: CsrBlock) -> None:
+    """Write a block's arrays; others see all of them or none.
+
+    Parameters
+    ----------
+    name : str
+        Of this set of blocks; unique to one training.
+    number : int
+        Of the block.
+    block : CsrBlock
+    """
+    target = _folder(name, number)
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
+    for field in _FIELDS:
+        np.save(building / f"{field}.npy", getattr(block, field))
+    try:
+        building.rename(target)
+    except OSError:
+        # Another attempt at the same task was faster; its copy is the same.
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def open_copy(name: str, number: int) -> CsrBlock | None:
+    """Return a block as memory-mapped arrays, or None where this machine has no usable copy."""
+    folder = _folder(name, number)
+    try:
+        arrays = {field: np.load(folder / f"{field}.npy", mmap_mode="r") for field in _FIELDS}
+    except (OSError, ValueError, EOFError):
+        return None
+    return CsrBlock(**arrays)
+
+
+def remove_copies(name: str) -> None:
+    """Remove this machine's copies of one training, and what killed trainings left long ago."""
+    root = copies_root()
+    shutil.rmtree(root / name, ignore_errors=True)
+    for folder in root.iterdir():
+        try:
+            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue
+
+
+def _folder(name: str, number: int) -> Path:
+    return copies_root() / name / f"block-{number}"

@@ -1,0 +1,63 @@
+"""The train stage: ``indexed_ratings`` in, ``user_factors`` and ``item_factors`` out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from recsys_spark.rating_blocks import ITEMS, USERS
+from recsys_spark.run_directory import StageContext
+from recsys_spark.tables import INDEXED_RATINGS, ITEM_FACTORS, ITEM_INDEX, USER_FACTORS, USER_INDEX
+from recsys_spark.train.alternating import Factorization, fit_factors
+from recsys_spark.factor_tables import factor_rows
+
+TABLES = (USER_FACTORS, ITEM_FACTORS)
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Fit the factorization to all ratings and write both sides' factors.
+
+    Shuffles: one per side's blocks, and one join per side with its index.
+
+    Returns
+    -------
+    dict
+        ``global_mean``, ``biases``, ``rank``, the objective of every half-iteration, and the warnings.
+    """
+    config = context.config.train
+    sizes = context.record("index")
+    _warn_about_rank(context, min(sizes["n_users"], sizes["n_items"]))
+    model = fit_factors(
+        context.spark,
+        context.read(INDEXED_RATINGS),
+        config,
+        n_users=sizes["n_users"],
+        n_items=sizes["n_items"],
+        progress=context.progress,
+    )
+    _write_factors(context, model)
+    return {
+        "global_mean": model.global_mean,
+        "biases": model.biases,
+        "rank": model.rank,
+        "blocking_seconds": round(model.blocking_seconds, 3),
+        "history": [asdict(step) for step in model.history],
+    }
+
+
+def _warn_about_rank(context: StageContext, smaller_side: int) -> None:
+    if context.config.train.rank > smaller_side:
+        context.progress.say(
+            f"train: rank {context.config.train.rank} is more than the smaller side's {smaller_side} rows; the "
+            f"regularisation keeps the result well defined, but a rank of {smaller_side} could say the same"
+        )
+
+
+def _write_factors(context: StageContext, model: Factorization) -> None:
+    sides = (
+        (USERS, model.user_vectors, model.user_degrees, USER_INDEX, USER_FACTORS),
+        (ITEMS, model.item_vectors, model.item_degrees, ITEM_INDEX, ITEM_FACTORS),
+    )
+    for side, vectors, degrees, index, table in sides:
+        rows = factor_rows(context.spark, side, vectors, degrees, biases=model.biases)
+        context.write(table, context.read(index).join(rows, side.rows))

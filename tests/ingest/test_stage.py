@@ -1,0 +1,304 @@
+"""The ingest stage: formats, duplicates, intervals, and the errors for input that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.ingest.stage import run
+from recsys_spark.interval import Interval
+from recsys_spark.run_directory import StageContext
+from recsys_spark.tables import CATALOGUE, QUARANTINE, RATINGS
+from tests.conftest import SHARED_DATA
+
+MakeContext = Callable[..., StageContext]
+TIMED = {"columns": {"timestamp": "timestamp"}}
+
+
+def ratings_of(context: StageContext) -> list[tuple[str, str, float]]:
+    rows = context.read(RATINGS).select("user_id", "item_id", "rating").collect()
+    return sorted((row["user_id"], row["item_id"], row["rating"]) for row in rows)
+
+
+def write(folder: Path, text: str, name: str = "ratings.csv") -> None:
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("last", 2.0), ("first", 4.0), ("max", 5.0), ("mean", 3.2), ("sum", 16.0)],
+)
+def test_duplicates_are_merged_by_policy(
+    make_context: MakeContext, tmp_path: Path, policy: str, expected: float
+) -> None:
+    # Two rows tie at the latest time and two at the earliest: the larger rating is last, the smaller first.
+    rows = [("a", 5, 2), ("a", 1, 3), ("a", 2, 3), ("b", 4, 1), ("b", 4, 1)]
+    for name in ("a", "b"):
+        lines = [f"u,i,{rating},{time}\n" for file, rating, time in rows if file == name]
+        write(tmp_path, "user_id,item_id,rating,timestamp\n" + "".join(lines), f"{name}.csv")
+    context = make_context(input={"path": str(tmp_path / "?.csv"), **TIMED}, ingest={"duplicates": policy})
+    details = run(context)
+    assert ratings_of(context) == [("u", "i", expected)]
+    row = context.read(RATINGS).collect()[0]
+    assert row["n_merged"] == 5
+    assert details["totals"] == {
+        "rows_in": 5, "accepted": 1, "merged": 4, "quarantined": 0, "outside_interval": 0
+    }  # fmt: skip
+    kept_in = {"last": "a.csv", "mean": "a.csv", "sum": "a.csv", "max": "a.csv", "first": "b.csv"}[policy]
+    for counts in details["files"]:
+        assert counts["rows_in"] == counts["accepted"] + counts["merged"] + counts["quarantined"]
+        assert counts["accepted"] == (Path(counts["path"]).name == kept_in)
+
+
+def test_sums_do_not_depend_on_the_order_of_rows(make_context: MakeContext, tmp_path: Path) -> None:
+    values = [0.1 * k for k in range(1, 40)] + [1e10, -1e10, 1e-7]
+    sums = set()
+    for attempt, order in enumerate((values, values[::-1], sorted(values, key=lambda v: hash((v, 3))))):
+        write(tmp_path, "user_id,item_id,rating\n" + "".join(f"u,i,{value!r}\n" for value in order))
+        context = make_context(run_id=f"r{attempt}", ingest={"duplicates": "sum"})
+        run(context)
+        sums.add(ratings_of(context)[0][2])
+    assert len(sums) == 1
+
+
+def test_json_lines(make_context: MakeContext, tmp_path: Path) -> None:
+    lines = [
+        '{"user": "007", "item": 12345678901234567890, "stars": 4}',
+        '{"user": 7, "item": "a", "stars": "3.5", "other": {"x": [1]}}',
+        '{"user": "u", "item": "a", "stars": null}',
+        '{"user": "u", "item": "a"',
+        '{"item": "a", "stars": 1}',
+        '{"user": "u", "item": "b", "stars": 1e400}',
+    ]
+    (tmp_path / "r.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
+    columns = {"user": "user", "item": "item", "rating": "stars"}
+    context = make_context(
+        input={"path": str(tmp_path / "r.jsonl"), "format": "jsonl", "columns": columns},
+        ingest={"max_quarantined_share": 1.0},
+    )
+    details = run(context)
+    assert ratings_of(context) == [("007", "12345678901234567890", 4.0), ("7", "a", 3.5)]
+    found = {row["raw"]: row["reason"] for row in context.read(QUARANTINE).collect()}
+    assert [found[line] for line in lines[2:]] == [
+        "missing_rating",
+        "malformed_line",
+        "missing_user_id",
+        "non_finite_rating",
+    ]
+    assert details["totals"]["rows_in"] == len(lines)
+
+
+def test_parquet_with_typed_columns(make_context: MakeContext, tmp_path: Path) -> None:
+    times = [datetime(2026, 1, 5, 12, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC), None]
+    table = pa.table({"user_id": [1, 2, 3], "item_id": ["a", None, "c"], "rating": [1.5, 2.0, 3.0], "at": times})
+    pq.write_table(table, tmp_path / "r.parquet")
+    context = make_context(
+        input={
+            "path": str(tmp_path / "r.parquet"),
+            "format": "parquet",
+            "columns": {"timestamp": "at"},
+            "timestamp_format": "iso",
+        },
+        ingest={"max_quarantined_share": 1.0},
+    )
+    run(context)
+    assert ratings_of(context) == [("1", "a", 1.5)]
+    reasons = {json.loads(row["raw"])["user_id"]: row["reason"] for row in context.read(QUARANTINE).collect()}
+    assert reasons == {2: "missing_item_id", 3: "bad_timestamp"}
+
+
+def test_without_a_header_columns_are_numbers(make_context: MakeContext, tmp_path: Path) -> None:
+    write(tmp_path, "1::10::4::978300760\n2::10::5::978302109\n")
+    columns = {"user": 0, "item": 1, "rating": 2, "timestamp": 3}
+    context = make_context(input={"header": False, "delimiter": "::", "columns": columns})
+    run(context)
+    assert ratings_of(context) == [("1", "10", 4.0), ("2", "10", 5.0)]
+    assert context.read(RATINGS).where("timestamp = '2000-12-31 22:12:40'").count() == 1
+
+
+def test_without_a_rating_column_every_row_is_one(make_context: MakeContext, tmp_path: Path) -> None:
+    write(tmp_path, "user_id\titem_id\nu\ta\nu\ta\nv\tb\n\t\n")
+    context = make_context(
+        input={"delimiter": "\t", "columns": {"rating": None}},
+        ingest={"duplicates": "sum", "max_quarantined_share": 0.5},
+    )
+    details = run(context)
+    assert ratings_of(context) == [("u", "a", 2.0), ("v", "b", 1.0)]
+    assert details["totals"]["quarantined"] == 1, "a line of nothing but delimiters is a row"
+
+
+@pytest.mark.parametrize(
+    ("timestamp_format", "inside", "bad"),
+    [
+        ("unix_seconds", "1767571200", "1767571200000"),
+        ("unix_millis", "1767571200000.5", "soon"),
+        ("iso", "2026-01-05T02:00:00+02:00", "05.01.2026"),
+        ("dd.MM.yyyy HH:mm", "05.01.2026 00:00", "2026-01-05"),
+    ],
+)
+def test_event_times_and_the_interval(
+    make_context: MakeContext, tmp_path: Path, timestamp_format: str, inside: str, bad: str
+) -> None:
+    before_and_after = {
+        "unix_seconds": ("1767571199", "1767657600"),
+        "unix_millis": ("1767571199999", "1767657600000"),
+        "iso": ("2026-01-04T23:59:59Z", "2026-01-06 00:00:00"),
+        "dd.MM.yyyy HH:mm": ("04.01.2026 23:59", "06.01.2026 00:00"),
+    }[timestamp_format]
+    rows = [("in", inside), ("before", before_and_after[0]), ("after", before_and_after[1]), ("bad", bad), ("none", "")]
+    write(tmp_path, "user_id,item_id,rating,timestamp\n" + "".join(f"{u},i,1,{t}\n" for u, t in rows))
+    day = Interval(datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC))
+    context = make_context(
+        day, input={**TIMED, "timestamp_format": timestamp_format}, ingest={"max_quarantined_share": 1.0}
+    )
+    totals = run(context)["totals"]
+    assert [user for user, _, _ in ratings_of(context)] == ["in"]
+    assert totals == {"rows_in": 3, "accepted": 1, "merged": 0, "quarantined": 2, "outside_interval": 2}
+
+
+def test_rating_range_is_inclusive(make_context: MakeContext, tmp_path: Path) -> None:
+    write(tmp_path, "user_id,item_id,rating\nu,a,1\nu,b,5\nu,c,0.99\nu,d,5.01\n")
+    context = make_context(ingest={"rating_range": (1.0, 5.0), "max_quarantined_share": 0.5})
+    assert run(context)["reasons"]["rating_out_of_range"] == 2
+    assert [item for _, item, _ in ratings_of(context)] == ["a", "b"]
+
+
+def test_too_many_bad_rows_stop_the_run_and_are_kept(make_context: MakeContext, tmp_path: Path) -> None:
+    write(tmp_path, "user_id,item_id,rating\nu,a,1\nu,b,x\nu,c,y\n")
+    context = make_context(ingest={"max_quarantined_share": 0.6})
+    with pytest.raises(ContractError) as caught:
+        run(context)
+    text = str(caught.value)
+    assert caught.value.exit_code == 3
+    assert "2 of 3 rows set aside (2 unparsable_rating)" in text
+    assert "max_quarantined_share: 0.6" in text
+    assert "'u,b,x'" in text
+    assert context.read(QUARANTINE).count() == 2
+    assert context.read(RATINGS).count() == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "every input file is empty"),
+        ("user_id,item_id,rating\n", "the input holds no rows"),
+        ("user_id,item_id,rating\n,,\nu,a,x\n", "no rating is left"),
+    ],
+)
+def test_input_without_ratings_is_a_broken_contract(
+    make_context: MakeContext, tmp_path: Path, content: str, expected: str
+) -> None:
+    write(tmp_path, content)
+    with pytest.raises(ContractError, match=expected):
+        run(make_context(ingest={"max_quarantined_share": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "expected"),
+    [
+        (b"user;item_id;rating\nu;a;1\n", {}, "the delimiter looks like ';'"),
+        (b"userid,item_id,rating\nu,a,1\n", {}, "did you mean 'userid'?"),
+        (b"user_id,item_id,rating,rating\nu,a,1,2\n", {}, "stands twice in the header"),
+        ("user_id,item_id,rating\nu,a,1\n".encode("utf-16"), {}, "the file is UTF-16"),
+        (b"u,a\n", {"header": False, "columns": {"user": 0, "item": 1, "rating": 2}}, "beyond the file's columns"),
+    ],
+)
+def test_files_without_the_configured_columns(
+    make_context: MakeContext, tmp_path: Path, content: bytes, settings: dict[str, Any], expected: str
+) -> None:
+    (tmp_path / "ratings.csv").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        run(make_context(input=settings))
+    assert expected in str(caught.value)
+    assert str(tmp_path / "ratings.csv") in str(caught.value)
+
+
+def test_wrong_field_names_in_json_and_parquet(make_context: MakeContext, tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"userid": 1, "item_id": 2, "rating": 3}\n')
+    with pytest.raises(ConfigError, match="did you mean 'userid'"):
+        run(make_context(input={"path": str(tmp_path / "r.jsonl"), "format": "jsonl"}))
+    pq.write_table(pa.table({"userid": [1]}), tmp_path / "r.parquet")
+    with pytest.raises(ConfigError, match="allowed: 'userid'"):
+        run(make_context(input={"path": str(tmp_path / "r.parquet"), "format": "parquet"}))
+
+
+def test_a_text_file_is_not_parquet(make_context: MakeContext, tmp_path: Path) -> None:
+    (tmp_path / "r.parquet").write_text("user_id,item_id,rating\n")
+    with pytest.raises(ContractError, match="cannot be read"):
+        run(make_context(input={"path": str(tmp_path / "r.parquet"), "format": "parquet"}))
+
+
+@pytest.mark.parametrize("path", ["absent.csv", "absent/*.csv", "."])
+def test_missing_input_says_where_it_looked(make_context: MakeContext, tmp_path: Path, path: str) -> None:
+    (tmp_path / "_hidden.csv").write_text("user_id,item_id,rating\nu,a,1\n")
+    with pytest.raises(ConfigError, match="no input file was found"):
+        run(make_context(input={"path": str(tmp_path / path)}))
+
+
+def test_interval_needs_event_times(make_context: MakeContext, tmp_path: Path) -> None:
+    write(tmp_path, "user_id,item_id,rating\nu,a,1\n")
+    day = Interval(datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC))
+    with pytest.raises(ConfigError, match="an interval needs event times"):
+        run(make_context(day))
+
+
+def test_latin_1_is_read_when_it_is_configured(make_context: MakeContext, tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_bytes(b"user_id,item_id,rating\nu,caf\xe9,1\n")
+    context = make_context(input={"encoding": "iso-8859-1"})
+    run(context)
+    assert ratings_of(context) == [("u", "café", 1.0)]
+
+
+def test_catalogue_keeps_one_title_per_item(make_context: MakeContext, tmp_path: Path) -> None:
+    write(tmp_path, "user_id,item_id,rating\nu,007,1\n")
+    write(tmp_path, 'id,title,who\n007,"A ""b"", c",X\n007,"A ""b"", a",Y\n,none,Z\n', "items.csv")
+    sections = {"path": str(tmp_path / "items.csv"), "item": "id", "by": "who"}
+    context = make_context(catalogue=sections)
+    run(context)
+    assert [tuple(row) for row in context.read(CATALOGUE).collect()] == [("007", 'A "b", a', "Y")]
+    with pytest.raises(ConfigError, match=r"catalogue\.title"):
+        run(make_context(run_id="r2", catalogue={**sections, "title": "name"}))
+
+
+BOOK_CROSSING = SHARED_DATA / "book-crossing-dirty"
+
+
+def rows_in_file(path: Path, *, header: bool) -> int:
+    """Count lines that are not empty, independently of the reader under test."""
+    content = path.read_bytes().replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return sum(1 for line in content.split(b"\n") if line) - header
+
+
+@pytest.mark.skipif(not BOOK_CROSSING.is_dir(), reason=f"the Book-Crossing files are not in {BOOK_CROSSING}")
+@pytest.mark.parametrize(
+    ("name", "settings", "accepted_at_least"),
+    [
+        ("cyadusha_BX-Book-Ratings_CR-only_triplequoted.csv", {"delimiter": ","}, 8_900),
+        ("fernandajacob_BX-Book-Ratings_excel.csv", {"delimiter": ";"}, 99_000),
+        ("LaxmiVanam_BX-Book-Ratings_rawquoted_crlf.csv", {"delimiter": ";", "header": False}, 39_000),
+    ],
+)
+def test_book_crossing_rows_are_conserved(
+    make_context: MakeContext, name: str, settings: dict[str, Any], accepted_at_least: int
+) -> None:
+    names = {"user": "User-ID", "item": "ISBN", "rating": "Book-Rating"}
+    numbers = {"user": 0, "item": 1, "rating": 2}
+    has_header = settings.get("header", True)
+    context = make_context(
+        input={"path": str(BOOK_CROSSING / name), "columns": names if has_header else numbers, **settings},
+        ingest={"max_quarantined_share": 1.0, "rating_range": (0.0, 10.0)},
+    )
+    totals = run(context)["totals"]
+    assert totals["rows_in"] == rows_in_file(BOOK_CROSSING / name, header=has_header)
+    assert totals["rows_in"] == totals["accepted"] + totals["merged"] + totals["quarantined"]
+    assert totals["accepted"] >= accepted_at_least
+    assert totals["accepted"] == context.read(RATINGS).count()
+    assert totals["quarantined"] == context.read(QUARANTINE).count()

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from recsys_spark.errors import ShapeError
+from recsys_spark.kernels.ranking_metrics import hits_in_lists, ndcg_at_n, precision_at_n, recall_at_n
+
+
+def one_user(listed, relevant):
+    """Hits, precision, recall and NDCG of one list, by loops."""
+    hits = [column in relevant for column in listed if column >= 0]
+    gain = sum(1 / math.log2(place + 2) for place, hit in enumerate(hits) if hit)
+    ideal = sum(1 / math.log2(place + 2) for place in range(min(len(listed), len(relevant))))
+    padded = hits + [False] * (len(listed) - len(hits))
+    if not relevant:
+        return padded, math.nan, math.nan, math.nan
+    return padded, sum(hits) / len(listed), sum(hits) / len(relevant), gain / ideal
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), n_users=st.integers(0, 8), n=st.integers(1, 9), n_items=st.integers(1, 20)
+)
+def test_equals_loops(seed, n_users, n, n_items):
+    rng = np.random.default_rng(seed)
+    columns = np.full((n_users, n), -1, dtype=np.int32)
+    relevant = []
+    for user in range(n_users):
+        length = min(int(rng.integers(0, n + 1)), n_items)
+        columns[user, :length] = rng.permutation(n_items)[:length]
+        relevant.append(rng.permutation(n_items + 3)[: rng.integers(0, n_items)].tolist())
+    indptr = np.concatenate([[0], np.cumsum([len(own) for own in relevant])]).astype(np.int64)
+    held_out = indptr, np.array([c for own in relevant for c in own], dtype=np.int32)
+    expected = [one_user(row, set(own)) for row, own in zip(columns.tolist(), relevant, strict=True)]
+    hits, precision, recall, ndcg = (
+        (list(part) for part in zip(*expected, strict=True)) if expected else [[]] * 4
+    )
+    assert_array_equal(hits_in_lists(columns, *held_out), np.array(hits, dtype=bool).reshape(n_users, n))
+    assert_allclose(precision_at_n(columns, *held_out), precision, rtol=1e-13)
+    assert_allclose(recall_at_n(columns, *held_out), recall, rtol=1e-13)
+    assert_allclose(ndcg_at_n(columns, *held_out), ndcg, rtol=1e-13)
+
+
+def test_ideal_list_has_ndcg_one_and_late_hits_count_less():
+    columns = np.array([[4, 2, 9], [9, 2, 4], [9, 8, -1]], dtype=np.int32)
+    indptr, relevant = np.array([0, 2, 4, 6]), np.array([2, 4, 2, 4, 2, 4], dtype=np.int32)
+    assert_allclose(
+        ndcg_at_n(columns, indptr, relevant),
+        [1.0, (1 / math.log2(3) + 0.5) / (1 + 1 / math.log2(3)), 0.0],
+    )
+
+
+@pytest.mark.parametrize("metric", [hits_in_lists, precision_at_n, recall_at_n, ndcg_at_n])
+def test_wrong_shapes_are_rejected(metric):
+    columns, indptr, relevant = np.zeros((2, 3), dtype=np.int32), np.array([0, 1, 2]), np.array([0, 1])
+    with pytest.raises(ShapeError, match="n >= 1"):
+        metric(columns[:, :0], indptr, relevant)
+    with pytest.raises(ShapeError, match="3 entries"):
+        metric(columns, indptr[:-1], relevant)
+    with pytest.raises(ShapeError, match="the last 1, got"):
+        metric(columns, indptr, relevant[:-1])

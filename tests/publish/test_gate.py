@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from pyspark.sql import SparkSession
+
+from recsys_spark.errors import ContractError
+from recsys_spark.publish.gate import check_recommendations, require_all
+from recsys_spark.tables import ITEM_INDEX, RATINGS, RECOMMENDATIONS, USER_INDEX
+
+Entry = tuple[str | None, float | None, int, str]
+GOOD: dict[str, list[Entry]] = {
+    "u1": [("b", 3.0, 1, "cf"), ("a", 2.0, 2, "cf"), ("c", 2.0, 3, "cf")],
+    "u2": [],
+}
+
+
+def broken_checks(spark: SparkSession, lists: list[tuple[str, list[Entry]]], *, seen: bool = True) -> dict[str, int]:
+    frame = spark.createDataFrame([(user, entries, None) for user, entries in lists], RECOMMENDATIONS.schema)
+    users = spark.createDataFrame([("u1", 0), ("u2", 1)], USER_INDEX.schema)
+    items = spark.createDataFrame([("a", 0), ("b", 1), ("c", 2), ("d", 3)], ITEM_INDEX.schema)
+    ratings = spark.createDataFrame([("u1", "d", 5.0, None, 1, "f")], RATINGS.schema)
+    checks = check_recommendations(frame, users, items, ratings if seen else None)
+    return {check.name: check.n_broken for check in checks if check.n_broken}
+
+
+def test_a_good_table_passes(spark: SparkSession) -> None:
+    assert broken_checks(spark, list(GOOD.items())) == {}
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([("d", 3.0, 1, "cf")], "items the user has already rated"),
+        ([("x", 3.0, 1, "cf")], "entries of unknown items"),
+        ([("a", 3.0, 1, "cf"), ("a", 2.0, 2, "cf")], "items twice in one list"),
+        ([("a", 3.0, 2, "cf")], "positions that are not 1, 2, 3, ..."),
+        ([("a", 3.0, 1, "cf"), ("b", 2.0, 3, "cf")], "positions that are not 1, 2, 3, ..."),
+        ([("a", float("nan"), 1, "cf")], "scores that are not finite"),
+        ([("a", float("-inf"), 1, "cf")], "scores that are not finite"),
+        ([("a", None, 1, "cf")], "scores that are not finite"),
+        ([("a", 1.0, 1, "cf"), ("b", 2.0, 2, "cf")], "scores or ties out of order"),
+        ([("b", 1.0, 1, "cf"), ("a", 1.0, 2, "cf")], "scores or ties out of order"),
+    ],
+)
+def test_each_fault_is_found(spark: SparkSession, entries: list[Entry], expected: str) -> None:
+    assert broken_checks(spark, [("u1", entries), ("u2", [])]).get(expected) == 1
+
+
+def test_users_twice_missing_or_unknown_are_found(spark: SparkSession) -> None:
+    found = broken_checks(spark, [("u1", []), ("u1", []), ("u3", [])])
+    assert found == {"users with more than one list": 1, "lists for unknown users": 1, "users without a list": 1}
+
+
+def test_seen_items_may_be_allowed(spark: SparkSession) -> None:
+    lists: list[tuple[str, list[Entry]]] = [("u1", [("d", 3.0, 1, "cf")]), ("u2", [])]
+    assert broken_checks(spark, lists, seen=False) == {}
+
+
+def test_a_broken_check_stops_publishing_with_examples(spark: SparkSession) -> None:
+    frame = spark.createDataFrame([("u1", [("x", 1.0, 1, "cf")], None)], RECOMMENDATIONS.schema)
+    users = spark.createDataFrame([("u1", 0)], USER_INDEX.schema)
+    items = spark.createDataFrame([("a", 0)], ITEM_INDEX.schema)
+    with pytest.raises(ContractError, match=r"1 entries of unknown items \(such as 'u1'\)") as caught:
+        require_all(check_recommendations(frame, users, items, None), "there")
+    assert caught.value.exit_code == 3

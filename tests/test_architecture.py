@@ -1,0 +1,99 @@
+"""The direction of imports: jobs and cli, then the stages in the order of the data, then kernels."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "recsys_spark"
+STAGES = ("ingest", "index", "train", "recommend", "evaluate", "publish", "report")
+KERNELS_MAY_IMPORT = {"numpy", "recsys_spark.errors", "recsys_spark.kernels"}
+ASSEMBLY = {"cli.py", "pipeline.py"}
+FORBIDDEN_NAMES = {"utils", "helpers", "common", "core", "misc"}
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def stage_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "recsys_spark" and len(parts) > 1 and parts[1] in STAGES else None
+
+
+def test_kernels_import_numpy_and_the_standard_library_only() -> None:
+    import sys
+
+    for path in sorted((PACKAGE / "kernels").glob("*.py")):
+        for module in imports(path):
+            top = module.split(".")[0]
+            allowed = any(module == name or module.startswith(f"{name}.") for name in KERNELS_MAY_IMPORT)
+            assert allowed or top in sys.stdlib_module_names, f"{path.name} imports {module}"
+            assert top not in {"logging", "time", "os", "io", "pathlib", "random"}, f"{path.name} imports {module}"
+
+
+def test_stages_use_only_earlier_stages_and_only_their_public_face() -> None:
+    for path in sources():
+        here = path.relative_to(PACKAGE).parts[0]
+        if here not in STAGES:
+            continue
+        for module in imports(path):
+            there = stage_of(module)
+            if there is None or there == here:
+                continue
+            assert STAGES.index(there) < STAGES.index(here), f"{path}: {here} imports {there}, a later stage"
+            # What a stage offers to later ones, its package names in __all__.
+            assert module == f"recsys_spark.{there}", f"{path}: {here} reaches into {module}"
+
+
+def test_shared_modules_do_not_import_stages() -> None:
+    for path in PACKAGE.glob("*.py"):
+        if path.name not in ASSEMBLY:
+            stages = {module for module in imports(path) if stage_of(module)}
+            assert not stages, f"{path.name} imports {stages}"
+
+
+def test_nothing_imports_the_command_line_but_the_jobs() -> None:
+    for path in sources():
+        assert "recsys_spark.cli" not in imports(path), path
+    for path in (ROOT / "jobs").glob("*.py"):
+        assert imports(path) == {"sys", "recsys_spark.cli"}, path
+
+
+def test_no_rdd_on_the_data_path() -> None:
+    for path in sources():
+        text = path.read_text(encoding="utf-8")
+        assert ".rdd" not in text, path
+        assert ".master(" not in text, path
+        if path.name != "shared_value.py":
+            assert "sparkContext" not in text, path
+
+
+def test_files_and_functions_stay_short_and_have_plain_names() -> None:
+    for path in sources():
+        assert path.stem not in FORBIDDEN_NAMES, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE, path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                docstring = ast.get_docstring(node)
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                length -= len(docstring.splitlines()) if docstring else 0
+                assert length <= LONGEST_FUNCTION, f"{path}: {node.name} has {length} lines"
+
+
+def test_tests_mirror_the_package() -> None:
+    for folder in (*STAGES, "kernels"):
+        assert list((ROOT / "tests" / folder).glob("test_*.py")), f"no tests for {folder}"

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recsys_spark.config import load_config
+from recsys_spark.errors import ConfigError
+
+
+def message(path: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_every_shipped_configuration_is_valid() -> None:
+    files = sorted((Path(__file__).parent.parent / "conf").glob("*.yaml"))
+    assert files
+    for file in files:
+        assert load_config(file).name
+
+
+def test_unknown_key_names_file_field_and_nearest_key(write_config: Callable[..., str]) -> None:
+    path = write_config(train={"rnak": 3})
+    text = message(path)
+    assert f"{path}: train.rnak: unknown key" in text
+    assert "did you mean train.rank?" in text
+    assert "allowed: loss, rank, iterations" in text
+
+
+def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callable[..., str]) -> None:
+    assert "did you mean train.iterations?" in message(write_config(iterations=3))
+    assert "did you mean ingest.duplicates?" in message(write_config(train={"duplicates": "max"}))
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"train": {"rank": "12"}}, "train.rank: Input should be a valid integer"),
+        ({"train": {"rank": True}}, "train.rank: Input should be a valid integer"),
+        ({"train": {"rank": 2.5}}, "train.rank: Input should be a valid integer"),
+        ({"train": {"reg_param": -0.1}}, "train.reg_param: Input should be greater than 0"),
+        ({"train": {"reg_param": float("nan")}}, "train.reg_param"),
+        ({"train": {"reg_param": float("inf")}}, "train.reg_param: Input should be less than or equal to"),
+        ({"train": {"solver": "lu"}}, "'auto', 'cholesky', 'dual' or 'cg'"),
+        ({"train": {"rank": 0, "biases": False}}, "rank 0 needs biases: true"),
+        ({"ingest": {"rating_range": [5, 1]}}, "rating_range must be [lowest, highest]"),
+        ({"ingest": {"duplicates": "last"}}, "ingest.duplicates: last needs input.columns.timestamp"),
+        ({"input": {"columns": {"user": 0}}}, "column numbers need header: false"),
+        ({"input": {"header": False}}, "header: false needs column numbers from 0"),
+        ({"input": {"columns": {"user": "a", "item": "a"}}}, "one column is mapped twice"),
+        ({"input": {"path": []}}, "path must name at least one file"),
+        ({"recommend": {"n": 0}}, "recommend.n: Input should be greater than or equal to 1"),
+        ({"evaluate": {"holdout_share": 1.5}}, "evaluate.holdout_share: Input should be less than or equal to 0.9"),
+        ({"name": "../x"}, "name: String should match pattern"),
+    ],
+)
+def test_bad_values_are_refused(write_config: Callable[..., str], section: dict[str, object], expected: str) -> None:
+    assert expected in message(write_config(**section))
+
+
+def test_all_problems_are_listed_at_once(write_config: Callable[..., str]) -> None:
+    text = message(write_config(train={"rank": -1, "seed": "x"}, recommend={"n": 0}))
+    assert "3 problems" in text
+    assert "got: -1" in text
+
+
+def test_missing_section_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: x\noutput: {path: o}\n")
+    assert "input: missing" in message(str(path))
+
+
+def test_overrides_are_read_as_yaml_and_win(write_config: Callable[..., str]) -> None:
+    config = load_config(write_config(), ["train.rank=7", "ingest.rating_range=[1, 5]", "input.delimiter=;", "train.rank=8"])
+    assert config.train.rank == 8
+    assert config.ingest.rating_range == (1, 5)
+    assert config.input.delimiter == ";"
+
+
+def test_bad_override_is_named_as_the_source(write_config: Callable[..., str]) -> None:
+    path = write_config()
+    assert "--set train.rank: train.rank: Input should be" in message(path, "train.rank=x")
+    assert "did you mean train.rank?" in message(path, "train.rnk=3")
+    assert "--set takes key.path=value" in message(path, "train.rank")
+    assert "name is a value, not a section" in message(path, "name.x=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- a\n- b\n", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("a: [1\n", "not valid YAML"),
+        ("name: a\nname: b\n", "the key 'name' stands twice"),
+        ("name: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("name: \x00\n", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    assert expected in message(str(path))
+
+
+def test_absent_file_lists_the_others(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("name: x")
+    text = message(str(tmp_path / "c.yaml"))
+    assert "does not exist" in text
+    assert "other.yaml" in text
+
+
+def test_fingerprint_follows_content_not_place(write_config: Callable[..., str]) -> None:
+    path = write_config()
+    base = load_config(path).fingerprint()
+    assert load_config(path, ["output.path=elsewhere"]).fingerprint() == base
+    assert load_config(path, ["train.seed=1"]).fingerprint() != base
+
+
+def test_yaml_of_a_configuration_is_the_same_configuration(write_config: Callable[..., str], tmp_path: Path) -> None:
+    config = load_config(write_config(ingest={"rating_range": [1, 5]}))
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(config.as_yaml())
+    assert load_config(copy) == config

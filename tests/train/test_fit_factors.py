@@ -1,0 +1,206 @@
+"""The alternating loop on Spark, against the dense float64 specification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from recsys_spark.config import TrainConfig
+from recsys_spark.errors import NumericalError
+from recsys_spark.kernels.initialization import initial_factors
+from recsys_spark.progress import Progress
+from recsys_spark.rating_blocks import ITEMS, USERS
+from recsys_spark.train import Factorization, exact_mean, fit_factors
+from recsys_spark.train.alternating import _Loop
+from recsys_spark.train.half_iteration import SideBlocks
+from recsys_spark.train.local_copies import copies_root, open_copy, remove_copies
+from tests import reference_als
+
+N_USERS, N_ITEMS = 30, 20
+
+
+def observations(seed: int = 1, n: int = 200) -> list[tuple[int, int, float]]:
+    """Ratings with the corners: user 0 has one, item 0 is rated by all, the last ids by nobody."""
+    rng = np.random.default_rng(seed)
+    pairs = {(0, 0)} | {(user, 0) for user in range(N_USERS - 1)}
+    pairs |= {(int(u), int(i)) for u, i in rng.integers([1, 0], [N_USERS - 1, N_ITEMS - 1], (n, 2))}
+    return [(u, i, float(np.float32(rng.integers(1, 11) / 2))) for u, i in sorted(pairs)]
+
+
+def frame(spark: SparkSession, triples: list[tuple[int, int, float]], n_partitions: int = 3) -> DataFrame:
+    users, items, values = zip(*triples, strict=True)
+    table = pa.table(
+        {
+            "user_index": pa.array(users, pa.int32()),
+            "item_index": pa.array(items, pa.int32()),
+            "rating": pa.array(values, pa.float32()),
+        }
+    )
+    return spark.createDataFrame(table).repartition(n_partitions)
+
+
+def fit(spark: SparkSession, ratings: DataFrame, **settings: Any) -> Factorization:
+    config = TrainConfig(**{"rank": 4, "iterations": 3, "tolerance": 0.0, "n_blocks": 2, **settings})
+    return fit_factors(spark, ratings, config, n_users=N_USERS, n_items=N_ITEMS, progress=Progress())
+
+
+def reference(triples: list[tuple[int, int, float]], **settings: Any) -> tuple[np.ndarray, np.ndarray, tuple[Any, ...]]:
+    config = TrainConfig(**{"rank": 4, "iterations": 3, **settings})
+    width = config.rank + config.biases
+    items = np.zeros((N_ITEMS, width))
+    items[:, : config.rank] = initial_factors(config.seed, ITEMS.number, np.arange(N_ITEMS), config.rank)
+    items[[i for i in range(N_ITEMS) if i not in {i for _, i, _ in triples}]] = 0
+    mean = float(np.mean([value for _, _, value in triples])) if config.biases else 0.0
+    reg = (config.reg_param, config.bias_reg_param, config.reg_exponent, config.biases)
+    users = np.zeros((N_USERS, width))
+    users, items = reference_als.alternate(triples, users, items, mean, reg, config.iterations)
+    return users, items, (mean, reg)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"solver": "auto"},
+        {"solver": "cholesky"},
+        {"solver": "dual"},
+        {"solver": "cg", "cg_steps": 50},
+        {"biases": False, "reg_exponent": 1.0, "reg_param": 0.1},
+        {"rank": 0},
+        {"rank": 25},
+    ],
+)
+def test_factors_equal_the_dense_reference(spark: SparkSession, settings: dict[str, Any]) -> None:
+    triples = observations()
+    model = fit(spark, frame(spark, triples), **settings)
+    plain = {name: value for name, value in settings.items() if name not in ("solver", "cg_steps")}
+    users, items, (mean, reg) = reference(triples, **plain)
+    for ours, theirs in ((model.user_vectors, users), (model.item_vectors, items)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+    objective = reference_als.full_objective(
+        triples, model.user_vectors.astype(float), model.item_vectors.astype(float), mean, reg
+    )
+    assert model.history[-1].objective == pytest.approx(objective, rel=1e-5)
+    assert model.global_mean == pytest.approx(mean, rel=1e-12)
+
+
+def test_objective_never_rises_and_is_the_sum_of_its_parts(spark: SparkSession) -> None:
+    model = fit(spark, frame(spark, observations()), iterations=8, solver="cg", cg_steps=2)
+    objectives = [step.objective for step in model.history]
+    assert len(objectives) == 16
+    assert all(after <= before * (1 + 1e-6) for before, after in zip(objectives, objectives[1:], strict=False))
+    assert objectives[-1] < 0.9 * objectives[0]
+    for step in model.history:
+        assert step.objective == pytest.approx(step.squared_error + step.penalty, rel=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["auto", "cg"])
+def test_factors_are_bit_identical_for_any_number_of_blocks(spark: SparkSession, solver: str) -> None:
+    triples = observations()
+    one = fit(spark, frame(spark, triples, 1), n_blocks=1, solver=solver)
+    more_blocks_than_rows = 60
+    for n_blocks, n_partitions in ((2, 5), (7, 1), (more_blocks_than_rows, 3)):
+        other = fit(spark, frame(spark, triples[::-1], n_partitions), n_blocks=n_blocks, solver=solver)
+        np.testing.assert_array_equal(one.user_vectors, other.user_vectors)
+        np.testing.assert_array_equal(one.item_vectors, other.item_vectors)
+        assert one.global_mean == other.global_mean
+        assert [s.objective for s in one.history] == [s.objective for s in other.history]
+
+
+def test_rows_without_ratings_are_zero_and_one_rating_is_enough(spark: SparkSession) -> None:
+    model = fit(spark, frame(spark, observations()))
+    assert not model.user_vectors[N_USERS - 1].any()
+    assert not model.item_vectors[N_ITEMS - 1].any()
+    assert (model.user_degrees[N_USERS - 1], model.user_degrees[0]) == (0, 1)
+    assert model.item_degrees[0] == N_USERS - 1
+    assert model.user_vectors[0].any()
+
+
+def test_seed_decides_the_factors(spark: SparkSession) -> None:
+    ratings = frame(spark, observations())
+    same, again, other = (fit(spark, ratings, seed=seed, iterations=1).item_vectors for seed in (3, 3, 4))
+    np.testing.assert_array_equal(same, again)
+    assert not np.array_equal(same, other)
+
+
+def test_training_stops_when_the_objective_rests(spark: SparkSession) -> None:
+    model = fit(spark, frame(spark, observations()), iterations=200, tolerance=1e-3)
+    assert 4 <= len(model.history) < 400
+    last = [step.objective for step in model.history[-3::2]]
+    assert last[0] - last[1] <= 1e-3 * last[0]
+
+
+@pytest.mark.parametrize("value", [3.0, 0.0, -2.0])
+def test_constant_ratings_leave_nothing_to_factors(spark: SparkSession, value: float) -> None:
+    triples = [(u, i, value) for u, i, _ in observations()]
+    model = fit(spark, frame(spark, triples))
+    assert model.global_mean == value
+    assert np.isfinite(model.user_vectors).all()
+    scores = model.global_mean + model.user_vectors[:, -1:] + model.item_vectors[:, -1]
+    np.testing.assert_allclose(scores, value, atol=1e-5)
+
+
+def test_no_ratings_is_an_error(spark: SparkSession) -> None:
+    empty = spark.createDataFrame([], "user_index int, item_index int, rating float")
+    with pytest.raises(NumericalError, match="no ratings to train on"):
+        fit(spark, empty)
+
+
+def test_rise_of_the_objective_stops_training(spark: SparkSession) -> None:
+    ratings = frame(spark, observations())
+    config = TrainConfig(rank=2, iterations=2)
+    users, items = SideBlocks(ratings, USERS, N_USERS, 1), SideBlocks(ratings, ITEMS, N_ITEMS, 1)
+    try:
+        loop = _Loop(config, users, items, 3.0)
+        step = loop.solve(1, users, items)
+        loop.history[-1] = type(step)(1, "users", step.objective / 2, 0.0, 0.0, 0.0)
+        with pytest.raises(NumericalError, match="the objective rose"):
+            loop.solve(1, items, users)
+    finally:
+        users.release()
+        items.release()
+
+
+def test_blocks_whose_machine_lost_the_copy_are_sent_again(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    ratings = frame(spark, observations())
+    undisturbed = fit(spark, ratings, n_blocks=3)
+    solve = _Loop.solve
+
+    def lose_copies_first(self: _Loop, iteration: int, rows: SideBlocks, fixed: SideBlocks) -> Any:
+        if iteration == 2:
+            remove_copies(rows.copies)
+        if iteration == 3:
+            victim = copies_root() / rows.copies / "block-1" / "values.npy"
+            assert victim.exists(), "the second job leaves copies again"
+            victim.write_bytes(b"damaged")
+        return solve(self, iteration, rows, fixed)
+
+    monkeypatch.setattr(_Loop, "solve", lose_copies_first)
+    disturbed = fit(spark, ratings, n_blocks=3)
+    np.testing.assert_array_equal(undisturbed.user_vectors, disturbed.user_vectors)
+    np.testing.assert_array_equal(undisturbed.item_vectors, disturbed.item_vectors)
+
+
+def test_nothing_is_left_behind(spark: SparkSession) -> None:
+    before = set(copies_root().iterdir())
+    fit(spark, frame(spark, observations()))
+    assert set(copies_root().iterdir()) <= before
+    assert open_copy("no-such-training", 0) is None
+
+
+def test_a_row_that_overflows_is_named(spark: SparkSession) -> None:
+    triples = [(u, i, 1e38 if (u, i) == (3, 0) else value) for u, i, value in observations()]
+    with pytest.raises(Exception, match="NumericalError"):
+        fit(spark, frame(spark, triples), reg_param=1e-6)
+
+
+@pytest.mark.parametrize("n_partitions", [1, 2, 7])
+def test_mean_is_exact_whatever_the_partitions(spark: SparkSession, n_partitions: int) -> None:
+    values = [float(np.float32(v)) for v in np.random.default_rng(0).lognormal(0, 3, 500)]
+    triples = [(k, 0, value) for k, value in enumerate(values)]
+    means = {exact_mean(frame(spark, triples, n))[0] for n in (n_partitions, 3)}
+    assert len(means) == 1
+    assert means.pop() == pytest.approx(np.mean(values), rel=1e-9)
