@@ -19,7 +19,7 @@ from recsys_spark.recommend import Candidates, users_with_history, write_lists
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import INDEXED_RATINGS, METRICS
-from recsys_spark.train import Factorization, exact_mean, fit_factors
+from recsys_spark.train import Factorization, fit_factors
 
 TABLES = (METRICS,)
 MODEL, BIAS_ONLY, ITEM_MEAN, POPULARITY = "model", "bias_only", "item_mean", "popularity"
@@ -86,11 +86,10 @@ def _rating_error_rows(
     context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
 ) -> list[tuple[str, str, float, int]]:
     bias_only = context.config.train.model_copy(update={"rank": 0, "biases": True})
-    mean, _ = exact_mean(training)
     predictors = Predictors(
         {MODEL: model, BIAS_ONLY: _fit(context, training, bias_only, "evaluate bias-only")},
-        item_means(training, context.record("index")["n_items"], mean),
-        mean,
+        item_means(training, context.record("index")["n_items"], model.mean_rating),
+        model.mean_rating,
         context.config.ingest.rating_range,
     )
     errors = measure_rating_errors(held_out, predictors)

@@ -9,40 +9,40 @@ from pyspark.sql import functions as F
 
 Policy = Literal["last", "first", "mean", "sum", "max"]
 
+# Sums of decimals are exact, and so do not depend on the order of rows; ratings are at most 1e12.
+_EXACT = "decimal(33,15)"
+
 
 def merge_duplicates(rows: DataFrame, policy: Policy) -> DataFrame:
     """Merge rows of the same user and item.
 
-    The row that stands for the others is the last by (timestamp, rating, file), or the first for ``first``,
-    or the largest rating for ``max``; ``mean`` and ``sum`` keep the last row's time and file. Ties are thus
-    broken by content, never by the order in which rows happen to arrive, and sums are taken in sorted order.
+    ``last`` and ``first`` keep the row with the latest or earliest event time; rows that tie are ordered by
+    rating, then file: by content, never by the order in which they happen to arrive. The other policies
+    combine the ratings and keep the latest event time.
 
     Parameters
     ----------
     rows : DataFrame
-        Good rows: ``user_id, item_id, rating, timestamp, source_file``.
+        Good rows: ``user_id, item_id, rating, timestamp, file_number``.
     policy : {"last", "first", "mean", "sum", "max"}
 
     Returns
     -------
     DataFrame
-        ``user_id, item_id, rating, timestamp, n_merged, source_file``; one row per pair. One shuffle, by pair.
+        ``user_id, item_id, rating, timestamp, n_merged, file_number``; one row per pair. One shuffle, by pair.
     """
-    by_time = F.struct("timestamp", "rating", "source_file")
-    by_rating = F.struct("rating", "timestamp", "source_file")
-    kept: dict[Policy, Column] = {"first": F.min(by_time), "max": F.max(by_rating)}
-    aggregates = [kept.get(policy, F.max(by_time)).alias("kept"), F.count("*").cast("int").alias("n_merged")]
-    rating: Column = F.col("kept.rating")
-    if policy in ("mean", "sum"):
-        aggregates.append(F.collect_list("rating").alias("all_ratings"))
-        total = F.aggregate(F.array_sort("all_ratings"), F.lit(0.0), lambda sum_, value: sum_ + value)
-        rating = total / F.col("n_merged") if policy == "mean" else total
-    merged = rows.groupBy("user_id", "item_id").agg(*aggregates)
-    return merged.select(
-        "user_id",
-        "item_id",
-        rating.alias("rating"),
-        F.col("kept.timestamp").alias("timestamp"),
-        "n_merged",
-        F.col("kept.source_file").alias("source_file"),
+    n_merged = F.count("*").cast("int").alias("n_merged")
+    if policy in ("last", "first"):
+        row = F.struct("timestamp", "rating", "file_number")
+        kept = (F.max(row) if policy == "last" else F.min(row)).alias("kept")
+        merged = rows.groupBy("user_id", "item_id").agg(kept, n_merged)
+        return merged.select("user_id", "item_id", "kept.rating", "kept.timestamp", "n_merged", "kept.file_number")
+    total = F.sum(F.col("rating").cast(_EXACT)).cast("double")
+    combined: dict[Policy, Column] = {"max": F.max("rating"), "sum": total, "mean": total / F.count("*")}
+    # Numbers only: aggregates of strings or structs would make Spark sort all rows instead of hashing them.
+    return rows.groupBy("user_id", "item_id").agg(
+        combined[policy].alias("rating"),
+        F.max("timestamp").alias("timestamp"),
+        n_merged,
+        F.max("file_number").alias("file_number"),
     )

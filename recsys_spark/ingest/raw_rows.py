@@ -13,6 +13,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 from recsys_spark.config import InputConfig
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.headers import CsvLayout, check_json_fields, csv_layouts, mapped_columns
+from recsys_spark.session import default_parallelism
 from recsys_spark.storage import FileStatus, Storage, literal_path
 
 _ROLES = ("user", "item", "rating", "timestamp")
@@ -73,13 +74,18 @@ def _lines(spark: SparkSession, config: InputConfig, paths: Sequence[str]) -> Da
     as_latin_1 = F.decode(value.cast("binary"), "ISO-8859-1")
     is_valid = F.lit(True) if config.encoding == "iso-8859-1" else F.is_valid_utf8(value)
     raw = as_latin_1 if config.encoding == "iso-8859-1" else F.when(is_valid, value).otherwise(as_latin_1)
-    lines = spark.read.text([literal_path(path) for path in paths]).where(F.length("value") > 0)
-    return lines.select(_source_file().alias("source_file"), raw.alias("raw"), is_valid.alias("is_valid"))
+    lines = spark.read.text([literal_path(path) for path in paths]).select("value", "_metadata.file_path")
+    if all(path.endswith(".gz") for path in paths) and len(paths) < (cores := default_parallelism(spark)):
+        # One task reads a gzip file from end to end; the checks on its lines need not be one task too.
+        lines = lines.repartition(cores)
+    return lines.where(F.length("value") > 0).select(
+        _source_file().alias("source_file"), raw.alias("raw"), is_valid.alias("is_valid")
+    )
 
 
 def _source_file() -> Column:
     """Return the path of the row's file as a person writes it: no percent signs, no ``file://`` before local ones."""
-    path = F.col("_metadata.file_path")
+    path = F.col("file_path")
     decoded = F.url_decode(F.replace(path, F.lit("+"), F.lit("%2B")))
     plain = F.when(F.contains(path, F.lit("%")), decoded).otherwise(path)
     local = F.concat(F.lit("/"), F.ltrim(F.substring(plain, len("file:/"), 2**31 - 1), F.lit("/")))
@@ -142,7 +148,7 @@ def _read_parquet(spark: SparkSession, config: InputConfig, files: Sequence[File
                 allowed=", ".join(map(repr, frame.columns)),
                 remedy="set input.columns to the file's own names",
             )
-    rows = frame.select(
+    rows = frame.select("*", "_metadata.file_path").select(
         _source_file().alias("source_file"),
         F.to_json(F.struct(*[F.col(f"`{name}`") for name in frame.columns])).alias("raw"),
         *[_as_text(frame, str(name)).alias(f"cell_{role}") for role, name in columns.items()],

@@ -74,7 +74,7 @@ def run(context: StageContext) -> dict[str, Any]:
     outside = ~in_interval(context.interval) if context.interval else F.lit(False)
     covered = checked.where(~outside)
     context.write(QUARANTINE, covered.where("reason is not null"))
-    context.write(RATINGS, merge_duplicates(covered.where("reason is null"), config.ingest.duplicates))
+    _write_ratings(context, covered.where("reason is null"))
 
     if config.catalogue is not None:
         context.write(CATALOGUE, read_catalogue(context.spark, config.catalogue))
@@ -92,6 +92,16 @@ def _read_and_check(context: StageContext, files: list[FileStatus]) -> DataFrame
     checked = check_rows(read_raw_rows(context.spark, config.input, storage, files), config.input, config.ingest)
     # The text of good rows is not needed again; that of bad ones is what quarantine is for.
     return checked.withColumn("raw", F.when(F.col("reason").isNotNull(), F.col("raw")))
+
+
+def _write_ratings(context: StageContext, good: DataFrame) -> None:
+    """Merge duplicates and write ``ratings``; while rows are shuffled, files go by number instead of name."""
+    names = sorted(row["source_file"] for row in good.select("source_file").distinct().collect())
+    numbers = F.broadcast(
+        context.spark.createDataFrame(list(enumerate(names)), "file_number int, source_file string")
+    )
+    merged = merge_duplicates(good.join(numbers, "source_file"), context.config.ingest.duplicates)
+    context.write(RATINGS, merged.join(numbers, "file_number"))
 
 
 def _count(context: StageContext, files: list[FileStatus], checked: DataFrame) -> dict[str, Any]:

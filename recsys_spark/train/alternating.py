@@ -52,8 +52,8 @@ class Factorization:
         The factors, and with biases one more column, the bias. Rows without ratings are zero.
     user_degrees, item_degrees : int32 arrays
         Ratings each row was solved from.
-    global_mean : float
-        Part of every score where the model has biases; 0 where it has none.
+    mean_rating : float
+        Of the ratings it was trained on.
     biases : bool
     history : list of HalfIteration
     blocking_seconds : float
@@ -64,10 +64,15 @@ class Factorization:
     item_vectors: Float32Array
     user_degrees: np.ndarray[tuple[int, ...], np.dtype[np.int32]]
     item_degrees: np.ndarray[tuple[int, ...], np.dtype[np.int32]]
-    global_mean: float
+    mean_rating: float
     biases: bool
     history: list[HalfIteration] = field(default_factory=list)
     blocking_seconds: float = 0.0
+
+    @property
+    def global_mean(self) -> float:
+        """The constant part of every score: the mean rating with biases, 0 without."""
+        return self.mean_rating if self.biases else 0.0
 
     @property
     def rank(self) -> int:
@@ -128,7 +133,7 @@ def fit_factors(
     blocking_seconds = time.monotonic() - started
     try:
         progress.say(f"{title}: {n_ratings:,} ratings in 2 x {n_blocks} blocks after {blocking_seconds:.1f} s")
-        loop = _Loop(config, users, items, mean if config.biases else 0.0)
+        loop = _Loop(config, users, items, mean)
         with progress.steps(title, 2 * config.iterations) as steps:
             for iteration in range(1, config.iterations + 1):
                 for step in (loop.solve(iteration, users, items), loop.solve(iteration, items, users)):
@@ -137,7 +142,7 @@ def fit_factors(
                     )
                 if loop.has_converged():
                     break
-        return loop.result(blocking_seconds)
+        return loop.result(mean, blocking_seconds)
     finally:
         users.release()
         items.release()
@@ -146,10 +151,10 @@ def fit_factors(
 class _Loop:
     """The state between half-iterations: both sides' vectors and penalties, and the objectives so far."""
 
-    def __init__(self, config: TrainConfig, users: SideBlocks, items: SideBlocks, global_mean: float) -> None:
+    def __init__(self, config: TrainConfig, users: SideBlocks, items: SideBlocks, mean_rating: float) -> None:
         self._config = config
         self._settings: SolverSettings = solver_settings(config)
-        self._global_mean = global_mean
+        self._global_mean = mean_rating if config.biases else 0.0
         self._degrees = {side.side: side.degrees for side in (users, items)}
         width = config.rank + config.biases
         self._vectors = {
@@ -206,14 +211,14 @@ class _Loop:
         before, now = self.history[-3].objective, self.history[-1].objective
         return before - now <= self._config.tolerance * before
 
-    def result(self, blocking_seconds: float) -> Factorization:
+    def result(self, mean_rating: float, blocking_seconds: float) -> Factorization:
         """Return the model as it is now."""
         return Factorization(
             self._vectors[USERS],
             self._vectors[ITEMS],
             self._degrees[USERS],
             self._degrees[ITEMS],
-            self._global_mean,
+            mean_rating,
             self._config.biases,
             self.history,
             blocking_seconds,

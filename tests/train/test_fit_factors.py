@@ -14,8 +14,9 @@ from recsys_spark.errors import NumericalError
 from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.progress import Progress
 from recsys_spark.rating_blocks import ITEMS, USERS
-from recsys_spark.train import Factorization, exact_mean, fit_factors
+from recsys_spark.train import Factorization, fit_factors
 from recsys_spark.train.alternating import _Loop
+from recsys_spark.train.global_mean import exact_mean
 from recsys_spark.train.half_iteration import SideBlocks
 from recsys_spark.train.local_copies import copies_root, open_copy, remove_copies
 from tests import reference_als
