@@ -51,7 +51,11 @@ def _stage_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML)."),
         click.option(
-            "--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable."
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY.PATH=VALUE",
+            help="Override one setting; repeatable.",
         ),
         click.option("--date", metavar="DAY", help="Only events of this day (UTC), YYYY-MM-DD."),
         click.option("--start", metavar="TIME", help="Only events from this time on (UTC unless it says otherwise)."),
@@ -115,7 +119,11 @@ def _all_local(config: PipelineConfig) -> bool:
 
 
 def _print_plan(
-    config: PipelineConfig, run: Run, names: Sequence[str], interval: Interval | None, files: list[tuple[str, int]]
+    config: PipelineConfig,
+    run: Run,
+    names: Sequence[str],
+    interval: Interval | None,
+    files: list[tuple[str, int]],
 ) -> None:
     echo = click.echo
     echo("# configuration\n" + config.as_yaml())

@@ -58,7 +58,9 @@ class InputConfig(_Section):
         if not self.paths or not all(self.paths):
             raise ValueError("path must name at least one file, folder or glob")
         named = [
-            c for c in (self.columns.user, self.columns.item, self.columns.rating, self.columns.timestamp) if c is not None
+            c
+            for c in (self.columns.user, self.columns.item, self.columns.rating, self.columns.timestamp)
+            if c is not None
         ]
         if self.format != "csv" and any(isinstance(c, int) for c in named):
             raise ValueError("column numbers are for csv files without a header; name the columns")
@@ -115,7 +117,10 @@ class TrainConfig(_Section):
     biases: bool = True
     bias_reg_param: float = Field(default=3.0, gt=0, le=1e9)
     tolerance: float = Field(
-        default=1e-4, ge=0, lt=1, description="stop when an iteration lowers the objective by less than this share"
+        default=1e-4,
+        ge=0,
+        lt=1,
+        description="stop when an iteration lowers the objective by less than this share",
     )
     solver: Literal["auto", "cholesky", "dual", "cg"] = "auto"
     cg_steps: int = Field(default=3, ge=1, le=1000)
@@ -141,7 +146,9 @@ class EvaluateConfig(_Section):
 
     holdout_share: float = Field(default=0.1, ge=0.0, le=0.9, description="0: no evaluation")
     n: int = Field(default=10, ge=1, le=1000)
-    relevant_rating: float | None = Field(default=None, description="held-out ratings from here up count as hits; null: all")
+    relevant_rating: float | None = Field(
+        default=None, description="held-out ratings from here up count as hits; null: all"
+    )
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
@@ -188,7 +195,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int | float | bool) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark

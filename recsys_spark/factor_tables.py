@@ -11,7 +11,12 @@ from recsys_spark.rating_blocks import Side
 
 
 def factor_rows(
-    spark: SparkSession, side: Side, vectors: Float32Array, degrees: np.ndarray[tuple[int, ...], np.dtype[np.int32]], *, biases: bool
+    spark: SparkSession,
+    side: Side,
+    vectors: Float32Array,
+    degrees: np.ndarray[tuple[int, ...], np.dtype[np.int32]],
+    *,
+    biases: bool,
 ) -> DataFrame:
     """Return a side's vectors as rows of (index, factors, bias, n_ratings); rows without ratings are left out.
 

@@ -42,10 +42,14 @@ def parse_interval(day: str | None, start: str | None, end: str | None) -> Inter
     """
     if day is not None:
         if start is not None or end is not None:
-            raise ConfigError("--date already is an interval", got="--date with --start or --end", remedy="give one of them")
+            raise ConfigError(
+                "--date already is an interval", got="--date with --start or --end", remedy="give one of them"
+            )
         first = _parse("--date", day)
         if first.time() != datetime.min.time() or len(day) > len("YYYY-MM-DD"):
-            raise ConfigError("--date takes a day", got=day, allowed="YYYY-MM-DD", remedy="use --start and --end for times")
+            raise ConfigError(
+                "--date takes a day", got=day, allowed="YYYY-MM-DD", remedy="use --start and --end for times"
+            )
         return Interval(first, first + timedelta(days=1))
     if start is None and end is None:
         return None
@@ -66,7 +70,9 @@ def _parse(option: str, text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(
-            f"{option} is not a date or time", got=text, allowed="ISO 8601, such as 2026-01-31 or 2026-01-31T02:00:00+00:00"
+            f"{option} is not a date or time",
+            got=text,
+            allowed="ISO 8601, such as 2026-01-31 or 2026-01-31T02:00:00+00:00",
         ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 

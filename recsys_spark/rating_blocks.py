@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,8 @@ def rating_blocks(ratings: DataFrame, side: Side, n_blocks: int) -> DataFrame:
     )
 
 
-def placements(spark: SparkSession, n_partitions: int) -> list[int]:
+@lru_cache(maxsize=64)
+def placements(spark: SparkSession, n_partitions: int) -> tuple[int, ...]:
     """Return one integer per partition that Spark's hash partitioner sends to just that partition.
 
     Hashing the block numbers themselves would put several blocks into one partition and none into another.
@@ -101,11 +103,11 @@ def placements(spark: SparkSession, n_partitions: int) -> list[int]:
         )
         found = {row["partition"]: row["id"] for row in rows}
         n_candidates *= 4
-    return [found[partition] for partition in range(n_partitions)]
+    return tuple(found[partition] for partition in range(n_partitions))
 
 
 def split_observations(
-    batches: Iterator[pa.RecordBatch], n_blocks: int, placements: list[int]
+    batches: Iterator[pa.RecordBatch], n_blocks: int, placements: tuple[int, ...]
 ) -> Iterator[pa.RecordBatch]:
     """Worker: batches of (row, column, rating) -> one piece of bytes per block, for every few million rows."""
     held: list[pa.RecordBatch] = []
@@ -120,7 +122,7 @@ def split_observations(
         yield _pieces(held, n_blocks, placements)
 
 
-def _pieces(held: list[pa.RecordBatch], n_blocks: int, placements: list[int]) -> pa.RecordBatch:
+def _pieces(held: list[pa.RecordBatch], n_blocks: int, placements: tuple[int, ...]) -> pa.RecordBatch:
     table = pa.Table.from_batches(held)
     rows, columns, values = (column.to_numpy() for column in table.itercolumns())
     order, bounds = split_by_block(rows, n_blocks)
@@ -158,7 +160,6 @@ def assemble_blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
         yield block_to_arrow(number, build_csr_block(rows, columns, values))
 
 
-
 def block_to_arrow(number: int, block: CsrBlock) -> pa.RecordBatch:
     """Return a block as one row of ``BLOCK_SCHEMA``."""
     arrays = [pa.array([getattr(block, name).tobytes()], pa.binary()) for name, _ in _BLOCK_FIELDS]
@@ -171,5 +172,7 @@ def blocks_from_arrow(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, 
     """Return the blocks in rows of ``BLOCK_SCHEMA``; the arrays are views of the batch."""
     for batch in batches:
         for row in range(batch.num_rows):
-            arrays = {name: np.frombuffer(batch[name][row].as_buffer(), kind) for name, kind in _BLOCK_FIELDS}
+            arrays: dict[str, Any] = {
+                name: np.frombuffer(batch[name][row].as_buffer(), kind) for name, kind in _BLOCK_FIELDS
+            }
             yield batch["block"][row].as_py(), CsrBlock(**arrays)

@@ -92,9 +92,7 @@ def safe_run_id(text: str) -> str:
     return safe
 
 
-def open_run(
-    root: str, storage: Storage, *, run_id: str | None, first_stage: str, interval: Interval | None
-) -> Run:
+def open_run(root: str, storage: Storage, *, run_id: str | None, first_stage: str, interval: Interval | None) -> Run:
     """Find the run that a command works on, or name a new one; nothing is written.
 
     Parameters
@@ -147,7 +145,9 @@ def find_runs(root: str, storage: Storage) -> list[Run]:
     for date in storage.list_names(join(root, "runs")):
         if date.startswith("date="):
             names = storage.list_names(join(root, "runs", date))
-            runs += [Run(root, n.removeprefix("run="), date.removeprefix("date=")) for n in names if n.startswith("run=")]
+            runs += [
+                Run(root, n.removeprefix("run="), date.removeprefix("date=")) for n in names if n.startswith("run=")
+            ]
     return runs
 
 
@@ -166,7 +166,7 @@ def start_run(context: StageContext) -> None:
         If the configuration or interval differs from the run's own.
     """
     path = join(context.run.path, "run.json")
-    mine = {
+    mine: dict[str, Any] = {
         "run_id": context.run.run_id,
         "date": context.run.date,
         "interval": context.interval.as_dict() if context.interval else None,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import lru_cache
 
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from recsys_spark.errors import ConfigError
 from recsys_spark.java import find_java
@@ -65,11 +67,10 @@ def build_session(app_name: str) -> SparkSession:
     return spark
 
 
+@lru_cache(maxsize=8)
 def default_parallelism(spark: SparkSession) -> int:
     """Return how many tasks the cluster runs by default, asked in a way that also works over Connect."""
     configured = spark.conf.get("spark.sql.leafNodeDefaultParallelism", None)
     if configured:
         return int(configured)
-    from pyspark.sql import functions as F
-
     return spark.range(1_000_000).select(F.spark_partition_id()).distinct().count()

@@ -21,8 +21,9 @@ class SharedValue(Generic[T]):
     @property
     def value(self) -> T:
         """The value, on the driver as in a task."""
-        held: T = self._broadcast.value if self._broadcast is not None else self._value
-        return held
+        held: Any = self._value if self._broadcast is None else self._broadcast.value
+        value: T = held
+        return value
 
 
 @contextmanager

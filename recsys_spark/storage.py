@@ -316,7 +316,7 @@ def _write_durably(target: Path, text: str) -> Path:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.chmod(name, 0o644)  # noqa: PTH101, S103 (mkstemp makes it private; tables are for readers)
+    os.chmod(name, 0o644)  # noqa: PTH101 (mkstemp makes it private; tables are for readers)
     return Path(name)
 
 

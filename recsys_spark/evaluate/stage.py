@@ -45,7 +45,9 @@ def run(context: StageContext) -> dict[str, Any]:
         if n_held_out == 0 or n_training == 0:
             return _nothing_to_measure(context, n_training, n_held_out)
         model = _fit(context, training, context.config.train, "evaluate")
-        rows = _rating_error_rows(context, training, held_out, model) + _ranking_rows(context, training, held_out, model)
+        rows = _rating_error_rows(context, training, held_out, model) + _ranking_rows(
+            context, training, held_out, model
+        )
     finally:
         training.unpersist()
         held_out.unpersist()

@@ -15,7 +15,7 @@ _PLACE_BITS = 33
 
 
 def write_dense_index(ids: DataFrame, table: Table, path: str, work: str, storage: Storage, *, start: int = 0) -> int:
-    """Number distinct ids from ``start`` in ascending order (UTF-8 bytes) and write the index table.
+    """Give distinct ids numbers from ``start`` in ascending order (UTF-8 bytes) and write the index table.
 
     The ids are sorted over all tasks by range, written with their place in their partition, and read back;
     the partitions' sizes, added up, turn places into indexes. No task sees all ids, nor does the driver: it
@@ -63,7 +63,9 @@ def write_dense_index(ids: DataFrame, table: Table, path: str, work: str, storag
     total = sum(sizes.values())
     if start + total - 1 > _LARGEST_INDEX:
         raise ContractError(
-            f"too many distinct {id_name} values for a 32-bit index", got=f"{start + total:,}", allowed=f"{_LARGEST_INDEX:,}"
+            f"too many distinct {id_name} values for a 32-bit index",
+            got=f"{start + total:,}",
+            allowed=f"{_LARGEST_INDEX:,}",
         )
     offsets, offset = [], start
     for part in sorted(sizes):
@@ -75,4 +77,4 @@ def write_dense_index(ids: DataFrame, table: Table, path: str, work: str, storag
     )
     table.write(numbered, path)
     storage.remove(work)
-    return total
+    return int(total)

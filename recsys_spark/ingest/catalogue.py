@@ -41,7 +41,9 @@ def read_catalogue(spark: SparkSession, config: CatalogueConfig) -> DataFrame:
     columns = {role: F.col(f"`{column}`").cast("string") for role, column in wanted.items()}
     rows = frame.select(
         columns["item"].alias("item_id"),
-        F.struct(columns["title"].alias("title"), columns.get("by", F.lit(None).cast("string")).alias("by")).alias("shown"),
+        F.struct(columns["title"].alias("title"), columns.get("by", F.lit(None).cast("string")).alias("by")).alias(
+            "shown"
+        ),
     )
     named = rows.where(F.col("item_id").isNotNull()).groupBy("item_id").agg(F.min("shown").alias("shown"))
     return named.select("item_id", "shown.title", "shown.by")

@@ -60,7 +60,12 @@ def list_inputs(config: InputConfig, spark: SparkSession | None = None) -> list[
 def mapped_columns(config: InputConfig) -> dict[str, str | int]:
     """Return role -> column for the roles that the input has."""
     columns = config.columns
-    roles = {"user": columns.user, "item": columns.item, "rating": columns.rating, "timestamp": columns.timestamp}
+    roles = {
+        "user": columns.user,
+        "item": columns.item,
+        "rating": columns.rating,
+        "timestamp": columns.timestamp,
+    }
     return {role: column for role, column in roles.items() if column is not None}
 
 
@@ -127,9 +132,7 @@ def _split(line: str, delimiter: str, quote: str) -> list[str]:
     return next(csv.reader([line], delimiter=delimiter, quotechar=quote or None, quoting=quoting), [line])
 
 
-def _column_problem(
-    config: InputConfig, path: str, role: str, column: str, cells: list[str], line: str
-) -> ConfigError:
+def _column_problem(config: InputConfig, path: str, role: str, column: str, cells: list[str], line: str) -> ConfigError:
     where = f"{path}: input.columns.{role}"
     if column in cells:
         return ConfigError(

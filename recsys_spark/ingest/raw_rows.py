@@ -19,9 +19,7 @@ from recsys_spark.storage import FileStatus, Storage, literal_path
 _ROLES = ("user", "item", "rating", "timestamp")
 
 
-def read_raw_rows(
-    spark: SparkSession, config: InputConfig, storage: Storage, files: Sequence[FileStatus]
-) -> DataFrame:
+def read_raw_rows(spark: SparkSession, config: InputConfig, storage: Storage, files: Sequence[FileStatus]) -> DataFrame:
     """Read every row of the input files, well formed or not.
 
     Parameters

@@ -97,9 +97,7 @@ def _read_and_check(context: StageContext, files: list[FileStatus]) -> DataFrame
 def _write_ratings(context: StageContext, good: DataFrame) -> None:
     """Merge duplicates and write ``ratings``; while rows are shuffled, files go by number instead of name."""
     names = sorted(row["source_file"] for row in good.select("source_file").distinct().collect())
-    numbers = F.broadcast(
-        context.spark.createDataFrame(list(enumerate(names)), "file_number int, source_file string")
-    )
+    numbers = F.broadcast(context.spark.createDataFrame(list(enumerate(names)), "file_number int, source_file string"))
     merged = merge_duplicates(good.join(numbers, "source_file"), context.config.ingest.duplicates)
     context.write(RATINGS, merged.join(numbers, "file_number"))
 
@@ -108,12 +106,11 @@ def _count(context: StageContext, files: list[FileStatus], checked: DataFrame) -
     """Count where the rows of each file went, from the tables as they were written."""
     seen = _by_file(
         checked.groupBy("source_file").agg(
-            F.count_if(~F.col("outside")).alias("rows_in"), F.count_if(F.col("outside")).alias("outside_interval")
+            F.count_if(~F.col("outside")).alias("rows_in"),
+            F.count_if(F.col("outside")).alias("outside_interval"),
         )
     )
-    accepted = _by_file(
-        context.read(RATINGS).groupBy("source_file").agg(F.count("*").alias("accepted"))
-    )
+    accepted = _by_file(context.read(RATINGS).groupBy("source_file").agg(F.count("*").alias("accepted")))
     set_aside = context.read(QUARANTINE).groupBy("source_file", "reason").count().collect()
     merged_away = context.read(RATINGS).agg(F.sum(F.col("n_merged") - 1)).head()
     counts = []
@@ -122,7 +119,14 @@ def _count(context: StageContext, files: list[FileStatus], checked: DataFrame) -
         kept = _get(accepted, path, "accepted")
         quarantined = sum(row["count"] for row in set_aside if row["source_file"] == path)
         counts.append(
-            FileCounts(path, rows_in, kept, rows_in - kept - quarantined, quarantined, _get(seen, path, "outside_interval"))
+            FileCounts(
+                path,
+                rows_in,
+                kept,
+                rows_in - kept - quarantined,
+                quarantined,
+                _get(seen, path, "outside_interval"),
+            )
         )
     totals = {name: sum(getattr(c, name) for c in counts) for name in ("rows_in", "accepted", "merged", "quarantined")}
     _check_conservation(totals, counts, int((merged_away[0] if merged_away else 0) or 0))

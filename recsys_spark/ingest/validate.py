@@ -23,7 +23,8 @@ REASONS = {
 }
 
 _NUMBER = r"^\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
-_NON_FINITE = r"(?i)^\s*[+-]?(nan|inf|infinity)\s*$"
+# Spark's JSON reader gives NaN and infinite numbers as text in quotes.
+_NON_FINITE = r'(?i)^\s*"?[+-]?(nan|inf|infinity)"?\s*$'
 # Squares of ratings are summed in single precision, whose largest value is 3.4e38.
 _LARGEST_RATING = 1e12
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z

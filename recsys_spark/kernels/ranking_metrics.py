@@ -47,9 +47,7 @@ def hits_in_lists(columns: Int32Array, relevant_indptr: Int64Array, relevant_col
     return np.isin(listed, relevant) & (columns >= 0)
 
 
-def precision_at_n(
-    columns: Int32Array, relevant_indptr: Int64Array, relevant_columns: IntArray
-) -> Float64Array:
+def precision_at_n(columns: Int32Array, relevant_indptr: Int64Array, relevant_columns: IntArray) -> Float64Array:
     """Compute the share of each list's n places that hold a relevant column.
 
     Parameters

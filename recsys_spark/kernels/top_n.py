@@ -114,9 +114,7 @@ class _Ranking:
     """Per user: how far a float32 score may lie from the float64 one, the user's constant left out."""
 
     @classmethod
-    def prepare(
-        cls, users: Float32Array, items: Float32Array, biases: bool, global_mean: float, n: int
-    ) -> "_Ranking":
+    def prepare(cls, users: Float32Array, items: Float32Array, biases: bool, global_mean: float, n: int) -> "_Ranking":
         """Lay out the factors of the product and bound its error."""
         left = np.array(users, dtype=np.float32)
         if biases:

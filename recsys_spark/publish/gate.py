@@ -45,15 +45,28 @@ def check_recommendations(
         _check("lists for unknown users", lists.join(user_index, "user_id", "left_anti")),
         _check("users without a list", user_index.join(lists, "user_id", "left_anti")),
         _check("entries of unknown items", entries.join(item_index, "item_id", "left_anti")),
-        _check("items twice in one list", lists.where(~_distinct_items())),
-        _check("positions that are not 1, 2, 3, ...", lists.where(~_contiguous())),
-        _check("scores that are not finite", lists.where(~_finite())),
-        _check("scores or ties out of order", lists.where(~_ordered())),
+        *_check_each_list(lists),
     ]
     if ratings is not None:
-        pairs = ratings.select("user_id", "item_id")
-        found.append(_check("items the user has already rated", entries.join(pairs, ["user_id", "item_id"], "left_semi")))
+        seen = entries.join(ratings.select("user_id", "item_id"), ["user_id", "item_id"], "left_semi")
+        found.append(_check("items the user has already rated", seen))
     return found
+
+
+def _check_each_list(lists: DataFrame) -> list[Check]:
+    """Check what can be seen from one list alone, all in one pass."""
+    holds = {
+        "items twice in one list": _distinct_items(),
+        "positions that are not 1, 2, 3, ...": _contiguous(),
+        "scores that are not finite": _finite(),
+        "scores or ties out of order": _ordered(),
+    }
+    counts = [F.count_if(~good).alias(f"n{k}") for k, good in enumerate(holds.values())]
+    examples = [F.min(F.when(~good, F.col("user_id"))).alias(f"user{k}") for k, good in enumerate(holds.values())]
+    row = lists.agg(*counts, *examples).collect()[0]
+    return [
+        Check(name, int(row[f"n{k}"]), [repr(row[f"user{k}"])] if row[f"n{k}"] else []) for k, name in enumerate(holds)
+    ]
 
 
 def require_all(checks: list[Check], where: str) -> None:
@@ -70,8 +83,9 @@ def require_all(checks: list[Check], where: str) -> None:
 
 
 def _check(name: str, broken: DataFrame) -> Check:
-    row = broken.agg(F.count("*").alias("n"), F.slice(F.array_sort(F.collect_set("user_id" if "user_id" in broken.columns else "item_id")), 1, 3).alias("examples")).collect()[0]
-    return Check(name, int(row["n"]), [repr(text) for text in row["examples"]])
+    few_users = F.slice(F.array_sort(F.collect_set("user_id")), 1, 3)
+    row = broken.agg(F.count("*").alias("n"), few_users.alias("users")).collect()[0]
+    return Check(name, int(row["n"]), [repr(user) for user in row["users"]])
 
 
 def _items() -> Column:
@@ -88,7 +102,10 @@ def _contiguous() -> Column:
 
 
 def _finite() -> Column:
-    return F.forall(F.col("recommendations.score"), lambda s: s.isNotNull() & ~F.isnan(s) & (F.abs(s) < F.lit(float("inf"))))
+    return F.forall(
+        F.col("recommendations.score"),
+        lambda s: s.isNotNull() & ~F.isnan(s) & (F.abs(s) < F.lit(float("inf"))),
+    )
 
 
 def _ordered() -> Column:

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import Float32Array, Int32Array, Int64Array
 from recsys_spark.kernels.top_n import top_n
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.session import default_parallelism
 from recsys_spark.shared_value import SharedValue, shared
-from recsys_spark.factor_tables import vectors_from_columns
 
 CF, POPULAR = "cf", "popular"
 _TASKS_PER_CORE = 2
@@ -145,7 +145,11 @@ def _list_batch(
         names=["item_id", "score", "position", "source"],
     )
     return pa.RecordBatch.from_arrays(
-        [labels, pa.ListArray.from_arrays(pa.array(offsets), entries), _short_reasons(lengths, columns.shape[1])],
+        [
+            labels,
+            pa.ListArray.from_arrays(pa.array(offsets), entries),
+            _short_reasons(lengths, columns.shape[1]),
+        ],
         names=["user", "recommendations", "short_reason"],
     )
 

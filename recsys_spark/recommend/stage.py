@@ -63,9 +63,15 @@ def _candidates(context: StageContext) -> Candidates:
 def _count(context: StageContext, n_candidates: int) -> dict[str, Any]:
     lists = context.read(RECOMMENDATIONS)
     source = F.coalesce(F.try_element_at("recommendations", F.lit(1)).getField("source"), F.lit("none"))
-    rows = lists.groupBy(source.alias("source")).agg(
-        F.count("*").alias("n"), F.count("short_reason").alias("n_short"), F.sum(F.size("recommendations")).alias("n_entries")
-    ).collect()
+    rows = (
+        lists.groupBy(source.alias("source"))
+        .agg(
+            F.count("*").alias("n"),
+            F.count("short_reason").alias("n_short"),
+            F.sum(F.size("recommendations")).alias("n_entries"),
+        )
+        .collect()
+    )
     counts = {
         "n_users": sum(row["n"] for row in rows),
         "n_candidates": n_candidates,
@@ -74,6 +80,7 @@ def _count(context: StageContext, n_candidates: int) -> dict[str, Any]:
         "lists_by_source": {row["source"]: row["n"] for row in sorted(rows, key=lambda row: row["source"])},
     }
     context.progress.say(
-        f"recommend: {counts['n_users']:,} lists from {n_candidates:,} items, {counts['n_short_lists']:,} short", **counts
+        f"recommend: {counts['n_users']:,} lists from {n_candidates:,} items, {counts['n_short_lists']:,} short",
+        **counts,
     )
     return counts

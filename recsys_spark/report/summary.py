@@ -58,7 +58,15 @@ def _print_rows(console: Console, record: dict[str, Any]) -> None:
 
 
 def _print_objective(console: Console, record: dict[str, Any]) -> None:
-    grid = _grid("objective after each half-iteration", "iteration", "side", "objective", "squared error", "penalty", "seconds")
+    grid = _grid(
+        "objective after each half-iteration",
+        "iteration",
+        "side",
+        "objective",
+        "squared error",
+        "penalty",
+        "seconds",
+    )
     for step in record["history"]:
         grid.add_row(
             str(step["iteration"]),
@@ -106,7 +114,10 @@ def _print_times(console: Console, records: dict[str, dict[str, Any]]) -> None:
 
 
 def _print_places(
-    console: Console, context: StageContext, records: dict[str, dict[str, Any]], tables: dict[str, tuple[Table, ...]]
+    console: Console,
+    context: StageContext,
+    records: dict[str, dict[str, Any]],
+    tables: dict[str, tuple[Table, ...]],
 ) -> None:
     console.print("tables (Parquet):")
     for stage in records:
@@ -117,7 +128,10 @@ def _print_places(
     if "publish" in records:
         console.print(f"manifest: {join(context.run.path, 'manifest.json')}", soft_wrap=True, highlight=False)
         entry = records["publish"]["publication"]
-        console.print(f"published as entry {entry['number']} of {join(context.run.root, 'publication_log')}", soft_wrap=True)
+        console.print(
+            f"published as entry {entry['number']} of {join(context.run.root, 'publication_log')}",
+            soft_wrap=True,
+        )
 
 
 def _grid(title: str, *columns: str) -> Grid:

@@ -60,7 +60,7 @@ def _titles(run: Run, item_ids: Sequence[str], spark: SparkSession | None) -> di
 
 
 def _title(row: dict[str, Any]) -> str:
-    title = row["title"] or row["item_id"]
+    title = str(row["title"] or row["item_id"])
     return f"{title}, {row['by']}" if row["by"] else title
 
 
@@ -70,11 +70,10 @@ def _rows(
     path = run.table_path(table)
     if is_local(path):
         found = ds.dataset(local_path(path), format="parquet").to_table(filter=ds.field(column).isin(list(values)))
-        rows: list[dict[str, Any]] = found.to_pylist()
-        return rows
+        return list(found.to_pylist())
     if spark is None:
         raise ContractError("this table can only be read with Spark", where=path)
-    return table.read(spark, path).where(F.col(column).isin(list(values))).toArrow().to_pylist()
+    return list(table.read(spark, path).where(F.col(column).isin(list(values))).toArrow().to_pylist())
 
 
 def print_user(console: Console, page: UserPage, *, longest_history: int = 10) -> None:
@@ -85,7 +84,9 @@ def print_user(console: Console, page: UserPage, *, longest_history: int = 10) -
     rated = [f"{row['rating']:g}  {_name(page, row)}" for row in page.history[:longest_history]]
     if len(page.history) > longest_history:
         rated.append(f"... and {len(page.history) - longest_history} more")
-    gets = [f"{row['position']}. {_name(page, row)}  ({row['score']:.2f}, {row['source']})" for row in page.recommendations]
+    gets = [
+        f"{row['position']}. {_name(page, row)}  ({row['score']:.2f}, {row['source']})" for row in page.recommendations
+    ]
     for line in range(max(len(rated), len(gets))):
         grid.add_row(*(escape(column[line]) if line < len(column) else "" for column in (rated, gets)))
     console.print(grid)
@@ -94,4 +95,5 @@ def print_user(console: Console, page: UserPage, *, longest_history: int = 10) -
 
 
 def _name(page: UserPage, row: dict[str, Any]) -> str:
-    return page.titles.get(row["item_id"], row["item_id"])
+    name: str = page.titles.get(row["item_id"], row["item_id"])
+    return name

@@ -77,7 +77,7 @@ class Factorization:
     @property
     def rank(self) -> int:
         """Number of factors."""
-        return self.item_vectors.shape[1] - self.biases
+        return int(self.item_vectors.shape[1]) - self.biases
 
 
 def fit_factors(
@@ -125,7 +125,9 @@ def fit_factors(
     """
     mean, n_ratings = exact_mean(ratings)
     if n_ratings == 0:
-        raise NumericalError("there are no ratings to train on", remedy="lower evaluate.holdout_share, or check the input")
+        raise NumericalError(
+            "there are no ratings to train on", remedy="lower evaluate.holdout_share, or check the input"
+        )
     n_blocks = config.n_blocks or choose_n_blocks(spark, n_ratings)
     started = time.monotonic()
     users = SideBlocks(ratings, USERS, n_users, n_blocks)
@@ -138,7 +140,9 @@ def fit_factors(
             for iteration in range(1, config.iterations + 1):
                 for step in (loop.solve(iteration, users, items), loop.solve(iteration, items, users)):
                     steps.done(
-                        f"{step.side}, objective {step.objective:,.6g}", side=step.side, objective=step.objective
+                        f"{step.side}, objective {step.objective:,.6g}",
+                        side=step.side,
+                        objective=step.objective,
                     )
                 if loop.has_converged():
                     break

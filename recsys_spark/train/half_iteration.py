@@ -22,8 +22,8 @@ from recsys_spark.kernels.fixed_side import FixedSide
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.kernels.solve_rows import solve_rows
 from recsys_spark.rating_blocks import BLOCK_SCHEMA, Side, block_to_arrow, blocks_from_arrow, rating_blocks
-from recsys_spark.train.local_copies import open_copy, remove_copies, save_copy
 from recsys_spark.shared_value import SharedValue, shared
+from recsys_spark.train.local_copies import open_copy, remove_copies, save_copy
 
 _SOLVED_SCHEMA = "block int, row_index binary, vectors binary, squared_error double, penalty double"
 
@@ -121,7 +121,9 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> HalfIterationRe
     with shared(blocks.frame.sparkSession, given) as everywhere:
         by_copy = partial(solve_from_copies, given=everywhere, copies=blocks.copies)
         solved = blocks.frame.select("block").mapInArrow(by_copy, _SOLVED_SCHEMA).toArrow()
-        missing = [row["block"] for row in solved.to_pylist() if row["row_index"] is None] if _has_missing(solved) else []
+        missing = (
+            [row["block"] for row in solved.to_pylist() if row["row_index"] is None] if _has_missing(solved) else []
+        )
         if missing:
             in_full = partial(solve_from_batches, given=everywhere, copies=blocks.copies)
             rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, _SOLVED_SCHEMA).toArrow()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from recsys_spark.factor_tables import factor_rows
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.run_directory import StageContext
 from recsys_spark.tables import INDEXED_RATINGS, ITEM_FACTORS, ITEM_INDEX, USER_FACTORS, USER_INDEX
 from recsys_spark.train.alternating import Factorization, fit_factors
-from recsys_spark.factor_tables import factor_rows
 
 TABLES = (USER_FACTORS, ITEM_FACTORS)
 

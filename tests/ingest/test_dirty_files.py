@@ -23,8 +23,16 @@ LONG_LINE = b"long," + b"x" * 10_000_000 + b",3\n"
 # name -> (content, good rows as (user, item, rating), reasons of the others)
 FILES: dict[str, tuple[bytes, list[tuple[str, str, float]], list[str]]] = {
     "bom.csv": (b"\xef\xbb\xbf" + HEADER + b"bom,a,1\n", [("bom", "a", 1.0)], []),
-    "crlf.csv": (HEADER.replace(b"\n", b"\r\n") + b"crlf,a,1\r\ncrlf,b,2\r\n", [("crlf", "a", 1.0), ("crlf", "b", 2.0)], []),
-    "cr_only.csv": (HEADER.replace(b"\n", b"\r") + b"cr,a,1\rcr,b,2", [("cr", "a", 1.0), ("cr", "b", 2.0)], []),
+    "crlf.csv": (
+        HEADER.replace(b"\n", b"\r\n") + b"crlf,a,1\r\ncrlf,b,2\r\n",
+        [("crlf", "a", 1.0), ("crlf", "b", 2.0)],
+        [],
+    ),
+    "cr_only.csv": (
+        HEADER.replace(b"\n", b"\r") + b"cr,a,1\rcr,b,2",
+        [("cr", "a", 1.0), ("cr", "b", 2.0)],
+        [],
+    ),
     "no_last_line_end.csv": (HEADER + b"end,a,1", [("end", "a", 1.0)], []),
     "blank_lines.csv": (b"\n\n" + HEADER + b"\nblank,a,1\n\n\n", [("blank", "a", 1.0)], []),
     "bare_commas.csv": (HEADER + b",,\n,,\ncommas,a,1\n", [("commas", "a", 1.0)], ["missing_user_id"] * 2),
@@ -39,7 +47,7 @@ FILES: dict[str, tuple[bytes, list[tuple[str, str, float]], list[str]]] = {
     "long_line.csv": (HEADER + LONG_LINE + b"short,a,1\n", [("short", "a", 1.0)], ["id_too_long"]),
     "numbers.csv": (
         HEADER + b"n,a,NaN\nn,b,inf\nn,c,-Infinity\nn,d,1e400\nn,e,1e13\nn,f,five\nn,g,\nn,h,5d\nn,i,0x5\n"
-        b"n,j,1e0\nn,k, 2 \nn,l,.5\nn,m,-3\nn,n,\"4\"\nn,o,\"4,5\"\n",
+        b'n,j,1e0\nn,k, 2 \nn,l,.5\nn,m,-3\nn,n,"4"\nn,o,"4,5"\n',
         [("n", "j", 1.0), ("n", "k", 2.0), ("n", "l", 0.5), ("n", "m", -3.0), ("n", "n", 4.0)],
         ["non_finite_rating"] * 5 + ["unparsable_rating"] * 4 + ["missing_rating"],
     ),
@@ -51,10 +59,19 @@ FILES: dict[str, tuple[bytes, list[tuple[str, str, float]], list[str]]] = {
     "columns.csv": (HEADER + b"c,a\nc,b,1,9\nc,c,2\nc\n", [("c", "c", 2.0)], ["malformed_line"] * 3),
     "ids.csv": (
         HEADER + " 007,é\u00a0ü,1\n007,日本 語,2\n  ,a,3\nz\x00y,🎈,4\n=1+1,<script>,5\n".encode(),
-        [(" 007", "é\u00a0ü", 1.0), ("007", "日本 語", 2.0), ("z\x00y", "🎈", 4.0), ("=1+1", "<script>", 5.0)],
+        [
+            (" 007", "é\u00a0ü", 1.0),
+            ("007", "日本 語", 2.0),
+            ("z\x00y", "🎈", 4.0),
+            ("=1+1", "<script>", 5.0),
+        ],
         ["missing_user_id"],
     ),
-    "latin_1.csv": (HEADER + b"latin,caf\xe9,1\nlatin,cafe,2\n", [("latin", "cafe", 2.0)], ["invalid_encoding"]),
+    "latin_1.csv": (
+        HEADER + b"latin,caf\xe9,1\nlatin,cafe,2\n",
+        [("latin", "cafe", 2.0)],
+        ["invalid_encoding"],
+    ),
     "zipped.csv.gz": (gzip.compress(b"\xef\xbb\xbf" + HEADER + b"zip,a,1\n"), [("zip", "a", 1.0)], []),
     "odd [name] +%20é.csv": (HEADER + b"odd,a,1\n,b,2\n", [("odd", "a", 1.0)], ["missing_user_id"]),
 }
@@ -71,7 +88,7 @@ def ingested(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> I
     run_of = Run(config.output.path, "r1", "2026-01-05")
     context = StageContext(spark, config, run_of, storage_for(config.output.path), Progress())
     details = run(context)
-    yield {
+    return {
         "details": details,
         "counts": {Path(counts["path"]).name: counts for counts in details["files"]},
         "ratings": context.read(RATINGS).collect(),

@@ -16,9 +16,7 @@ from recsys_spark.kernels.candidate_pool import padded_count, select_pool
     n_distinct=st.sampled_from([1, 5, 10**6]),
     share_out=st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_pool_holds_the_largest_and_the_largest_outside_is_known(
-    seed, n_columns, size, n_distinct, share_out
-):
+def test_pool_holds_the_largest_and_the_largest_outside_is_known(seed, n_columns, size, n_distinct, share_out):
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, n_distinct, size=(4, padded_count(n_columns))).astype(np.float32)
     scores[rng.random(scores.shape) < share_out] = -np.inf

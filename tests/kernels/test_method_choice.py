@@ -9,9 +9,7 @@ LENGTHS = np.array([8, 16, 32, 64, 128, 512, 2048, 4096, 8192])
 
 
 def choose(width, solver="auto", *, has_start=False, is_positive=True):
-    return choose_methods(
-        LENGTHS, width, solver, has_start=has_start, cg_steps=3, is_positive=is_positive
-    ).tolist()
+    return choose_methods(LENGTHS, width, solver, has_start=has_start, cg_steps=3, is_positive=is_positive).tolist()
 
 
 @pytest.mark.parametrize("width", [33, 65, 129])
@@ -30,6 +28,4 @@ def test_auto_takes_conjugate_gradients_only_from_a_start_and_where_much_cheaper
 
 
 def test_forced_dual_gives_up_on_long_rows():
-    assert choose(65, "dual") == [
-        Method.DUAL if length <= DUAL_MAX_LENGTH else Method.DIRECT for length in LENGTHS
-    ]
+    assert choose(65, "dual") == [Method.DUAL if length <= DUAL_MAX_LENGTH else Method.DIRECT for length in LENGTHS]

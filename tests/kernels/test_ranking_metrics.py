@@ -24,9 +24,7 @@ def one_user(listed, relevant):
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1), n_users=st.integers(0, 8), n=st.integers(1, 9), n_items=st.integers(1, 20)
-)
+@given(seed=st.integers(0, 2**32 - 1), n_users=st.integers(0, 8), n=st.integers(1, 9), n_items=st.integers(1, 20))
 def test_equals_loops(seed, n_users, n, n_items):
     rng = np.random.default_rng(seed)
     columns = np.full((n_users, n), -1, dtype=np.int32)
@@ -38,9 +36,7 @@ def test_equals_loops(seed, n_users, n, n_items):
     indptr = np.concatenate([[0], np.cumsum([len(own) for own in relevant])]).astype(np.int64)
     held_out = indptr, np.array([c for own in relevant for c in own], dtype=np.int32)
     expected = [one_user(row, set(own)) for row, own in zip(columns.tolist(), relevant, strict=True)]
-    hits, precision, recall, ndcg = (
-        (list(part) for part in zip(*expected, strict=True)) if expected else [[]] * 4
-    )
+    hits, precision, recall, ndcg = (list(part) for part in zip(*expected, strict=True)) if expected else [[]] * 4
     assert_array_equal(hits_in_lists(columns, *held_out), np.array(hits, dtype=bool).reshape(n_users, n))
     assert_allclose(precision_at_n(columns, *held_out), precision, rtol=1e-13)
     assert_allclose(recall_at_n(columns, *held_out), recall, rtol=1e-13)

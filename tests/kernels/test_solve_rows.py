@@ -78,9 +78,7 @@ def test_equals_the_reference_at_real_widths(solver, width):
     block = block_of_degrees(degrees, 1600, rng)
     vectors = random_vectors(1600, width, rng)
     solved = solve_all(block, vectors, 3.4, EXACT, solver, cg_steps=300).vectors
-    expected = reference_als.solve_side(
-        triples(block), len(degrees), vectors.astype(np.float64), 3.4, reg_tuple(EXACT)
-    )
+    expected = reference_als.solve_side(triples(block), len(degrees), vectors.astype(np.float64), 3.4, reg_tuple(EXACT))
     assert_allclose(solved, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
@@ -236,9 +234,7 @@ def test_alternating_iterations_follow_the_reference(solver):
     by_item = transpose(by_user)
     users, items = random_vectors(15, 5, rng), random_vectors(13, 5, rng)
     users[:, -1] = items[:, -1] = 0
-    expected = reference_als.alternate(
-        observations, users.astype(float), items.astype(float), 3.4, reg_tuple(EXACT), 4
-    )
+    expected = reference_als.alternate(observations, users.astype(float), items.astype(float), 3.4, reg_tuple(EXACT), 4)
     previous = np.inf
     for _ in range(4):
         users = solve_all(by_user, items, 3.4, EXACT, solver, users).vectors

@@ -48,7 +48,11 @@ def test_each_fault_is_found(spark: SparkSession, entries: list[Entry], expected
 
 def test_users_twice_missing_or_unknown_are_found(spark: SparkSession) -> None:
     found = broken_checks(spark, [("u1", []), ("u1", []), ("u3", [])])
-    assert found == {"users with more than one list": 1, "lists for unknown users": 1, "users without a list": 1}
+    assert found == {
+        "users with more than one list": 1,
+        "lists for unknown users": 1,
+        "users without a list": 1,
+    }
 
 
 def test_seen_items_may_be_allowed(spark: SparkSession) -> None:

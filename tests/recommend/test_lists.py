@@ -41,7 +41,9 @@ def brute_force(scores: np.ndarray, known: list[int], seen: set[int], n: int) ->
     return [(name.decode(), np.float32(-score)) for score, name in sorted(left)[:n]]
 
 
-@pytest.mark.parametrize(("exclude_seen", "n", "n_partitions"), [(True, 5, 1), (True, 5, 6), (True, 30, 3), (False, 5, 2)])
+@pytest.mark.parametrize(
+    ("exclude_seen", "n", "n_partitions"), [(True, 5, 1), (True, 5, 6), (True, 30, 3), (False, 5, 2)]
+)
 def test_lists_equal_brute_force(
     spark: SparkSession, tmp_path: Path, exclude_seen: bool, n: int, n_partitions: int
 ) -> None:
@@ -89,7 +91,13 @@ def test_lists_equal_brute_force(
 def test_without_biases_the_score_is_the_product(spark: SparkSession, tmp_path: Path) -> None:
     users, items = np.float32([[1, 2]]), np.float32([[3, 1], [0, 4]])
     no_biases = Candidates.from_items(
-        pa.array(["a", "b"]), np.int32([0, 1]), items, np.array([1, 1]), n_items=2, global_mean=0.0, biases=False
+        pa.array(["a", "b"]),
+        np.int32([0, 1]),
+        items,
+        np.array([1, 1]),
+        n_items=2,
+        global_mean=0.0,
+        biases=False,
     )
     labels = spark.createDataFrame([(0, 0)], "user_index int, user int")
     nothing = spark.createDataFrame([], "user_index int, item_index int")

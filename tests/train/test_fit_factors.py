@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_objective_never_rises_and_is_the_sum_of_its_parts(spark: SparkSession) 
     model = fit(spark, frame(spark, observations()), iterations=8, solver="cg", cg_steps=2)
     objectives = [step.objective for step in model.history]
     assert len(objectives) == 16
-    assert all(after <= before * (1 + 1e-6) for before, after in zip(objectives, objectives[1:], strict=False))
+    assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(objectives))
     assert objectives[-1] < 0.9 * objectives[0]
     for step in model.history:
         assert step.objective == pytest.approx(step.squared_error + step.penalty, rel=1e-9)
@@ -165,7 +166,9 @@ def test_rise_of_the_objective_stops_training(spark: SparkSession) -> None:
         items.release()
 
 
-def test_blocks_whose_machine_lost_the_copy_are_sent_again(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_whose_machine_lost_the_copy_are_sent_again(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ratings = frame(spark, observations())
     undisturbed = fit(spark, ratings, n_blocks=3)
     solve = _Loop.solve

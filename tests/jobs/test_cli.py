@@ -1,0 +1,144 @@
+"""The command line without Spark: dry runs, exit codes, messages, logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recsys_spark import cli
+from recsys_spark.cli import main
+from recsys_spark.errors import ContractError, NumericalError, RecsysError, error_from_worker
+from recsys_spark.progress import Progress, configure_logging
+
+WriteConfig = Callable[..., str]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(app_name: str) -> None:
+        raise AssertionError("this command must not start Spark")
+
+    monkeypatch.setattr(cli, "build_session", refuse)
+
+
+def test_dry_run_shows_everything_and_writes_nothing(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ratings.csv").write_text("user_id,item_id,rating\nu,a,1\n")
+    config = write_config()
+    before = sorted(tmp_path.rglob("*"))
+    command = ["pipeline", "--config", config, "--dry-run", "--date", "2026-01-05", "--set", "train.rank=9"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "rank: 9" in printed
+    assert "29 bytes" in printed
+    assert str(tmp_path / "ratings.csv") in printed
+    assert "2026-01-05T00:00:00+00:00 to 2026-01-06T00:00:00+00:00" in printed
+    assert "date=2026-01-05/run=" in printed
+    for table in ("ratings", "quarantine", "user_factors", "recommendations", "metrics", "publication_log"):
+        assert table in printed
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["pipeline", "--config", "absent.yaml"], "the configuration file does not exist"),
+        (["pipeline"], "Missing option '--config'"),
+        (["pipline"], "No such command 'pipline'"),
+        (["pipeline", "--config", "CONFIG", "--set", "train.rnak=1"], "did you mean train.rank?"),
+        (
+            ["pipeline", "--config", "CONFIG", "--start", "2026-01-02", "--end", "2026-01-01", "--dry-run"],
+            "is empty",
+        ),
+        (["pipeline", "--config", "CONFIG", "--dry-run"], "no input file was found"),
+        (["train", "--config", "CONFIG", "--dry-run"], "train continues a run, and none was named"),
+        (["train", "--config", "CONFIG", "--dry-run", "--run-id", "x"], "this one does not exist"),
+        (["ingest", "--config", "CONFIG", "--dry-run", "--run-id", "::"], "--run-id cannot be used"),
+        (["show", "u", "--config", "CONFIG"], "nothing was published"),
+    ],
+)
+def test_mistakes_on_the_command_line_exit_with_2(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    config = write_config()
+    assert main([config if argument == "CONFIG" else argument for argument in arguments]) == 2
+    text = capsys.readouterr().err
+    assert expected in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ContractError("broken"), 3),
+        (NumericalError("broken"), 4),
+        (RecsysError("broken"), 1),
+        (ZeroDivisionError("broken"), 1),
+        (KeyboardInterrupt(), 1),
+    ],
+)
+def test_exit_codes_are_fixed(
+    write_config: WriteConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "list_inputs", fail)
+    assert main(["ingest", "--config", write_config(), "--dry-run"]) == code
+    text = capsys.readouterr().err
+    assert ("Traceback" in text) == isinstance(error, ZeroDivisionError)
+    assert text.splitlines()[-1].startswith("error: ")
+
+
+def test_errors_of_workers_keep_their_kind_and_words() -> None:
+    inner = NumericalError("row 7 is not finite", where="row 7", remedy="rescale")
+    trace = f"Traceback\n  File x\nrecsys_spark.errors.NumericalError: {inner}\n\n\tat org.apache.spark"
+    found = error_from_worker(trace)
+    assert isinstance(found, NumericalError)
+    assert str(found) == str(inner)
+    assert error_from_worker("ValueError: recsys_spark is fine") is None
+    assert error_from_worker("recsys_spark.errors.Nothing: x") is None
+
+
+def test_every_job_is_the_command_of_its_name() -> None:
+    for job in sorted((ROOT / "jobs").glob("*.py")):
+        done = subprocess.run([sys.executable, job, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert f"recsys-spark {job.stem} " in done.stdout
+        assert "Exit codes: 0 ok, 2 configuration" in done.stdout
+
+
+def test_json_log_has_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json")
+    progress = Progress()
+    progress.say('a "quoted" line\nof two', rows=3)
+    with progress.steps("train", 2) as steps:
+        steps.done("users", objective=1.5)
+        steps.done("items", objective=1.25)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert next(line["message"] for line in lines) == 'a "quoted" line\nof two'
+    assert lines[0]["rows"] == 3
+    assert [line["objective"] for line in lines[1:]] == [1.5, 1.25]
+    assert lines[1]["eta_seconds"] >= 0
+    logging.getLogger("recsys_spark").handlers.clear()
+
+
+def test_plain_log_tells_step_objective_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("text")
+    with Progress().steps("train", 2) as steps:
+        steps.done("users, objective 12")
+    line = capsys.readouterr().err.strip()
+    assert "train 1/2: users, objective 12, about 0 s left" in line
+    logging.getLogger("recsys_spark").handlers.clear()

@@ -1,0 +1,244 @@
+"""Whole pipelines through the command line, on small real files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from pyspark.sql import SparkSession
+
+from recsys_spark import cli
+from recsys_spark.cli import main
+from tests.conftest import small_config
+
+WriteConfig = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def one_session(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands run in the tests' session instead of starting their own."""
+    monkeypatch.setattr(cli, "build_session", lambda app_name: spark)
+
+
+def write_ratings(folder: Path, n_users: int = 30, n_items: int = 25, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = {(f"0{u:03}", f"é {i}") for u, i in rng.integers(0, [n_users, n_items], (250, 2))}
+    lines = [f"{u},{i},{rng.integers(1, 6)}" for u, i in sorted(pairs)]
+    (folder / "ratings.csv").write_text("user_id,item_id,rating\n" + "\n".join(lines), encoding="utf-8")
+
+
+def pairs_of(folder: Path) -> set[tuple[str, str]]:
+    lines = (folder / "ratings.csv").read_text(encoding="utf-8").splitlines()[1:]
+    return {(user, item) for user, item, _ in (line.split(",") for line in lines)}
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "out" / "runs").glob("date=*/run=*")
+    return run
+
+
+@pytest.fixture(scope="module")
+def published(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
+    """Run one pipeline; return its folder, its command, and what it printed."""
+    folder = tmp_path_factory.mktemp("published")
+    write_ratings(folder)
+    (folder / "items.csv").write_text("item_id,title\né 1,<b>One</b> [red]\n", encoding="utf-8")
+    sections = {"catalogue": {"path": str(folder / "items.csv")}, "evaluate": {"holdout_share": 0.2, "n": 3}}
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(small_config(folder, sections), allow_unicode=True), encoding="utf-8")
+    command = ["pipeline", "--config", str(config), "--run-id", "manual__2026-01-05T00:00:00+00:00"]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(cli, "build_session", lambda app_name: spark)
+        assert main(command) == 0
+    return folder, command, printed.getvalue()
+
+
+def test_pipeline_publishes_a_table_that_keeps_every_promise(published: tuple[Path, list[str], str]) -> None:
+    folder, _, _ = published
+    pairs = pairs_of(folder)
+    run = only_run(folder)
+    assert run.name == "run=manual__2026-01-05T00-00-00-00-00", "the scheduler's id is made safe for a path"
+    assert not [entry.name for entry in run.iterdir() if entry.name.startswith("_")], "no intermediate tables are left"
+    lists = ds.dataset(run / "recommendations").to_table().to_pylist()
+    items = {item for _, item in pairs}
+    assert {row["user_id"] for row in lists} == {user for user, _ in pairs}
+    for row in lists:
+        unseen = items - {item for user, item in pairs if user == row["user_id"]}
+        entries = row["recommendations"]
+        assert len(entries) == min(3, len(unseen))
+        assert {entry["item_id"] for entry in entries} <= unseen
+        assert [entry["position"] for entry in entries] == list(range(1, len(entries) + 1))
+        keys = [(-entry["score"], entry["item_id"].encode()) for entry in entries]
+        assert keys == sorted(keys)
+        assert {entry["source"] for entry in entries} <= {"cf"}
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["stages"]["ingest"]["totals"]["accepted"] == len(pairs)
+    assert manifest["stages"]["ingest"]["inputs"][0]["size"] == (folder / "ratings.csv").stat().st_size
+    assert manifest["run"]["config"]["train"]["rank"] == 2
+
+
+def test_pipeline_prints_a_summary(published: tuple[Path, list[str], str]) -> None:
+    folder, _, printed = published
+    n = len(pairs_of(folder))
+    for expected in (
+        f"{n} rows in = {n} accepted + 0 merged duplicates + 0 quarantined",
+        "objective after each half-iteration",
+        "rmse",
+        "ndcg@3",
+        "recall@3",
+        "popularity",
+        "item_mean",
+        "bias_only",
+        str(only_run(folder) / "recommendations"),
+        "published as entry 1",
+    ):
+        assert expected in printed
+    assert printed.count("rated (") == 3, "three users are shown"
+
+
+def test_metrics_are_those_of_a_model_that_has_not_seen_the_held_out_ratings(
+    published: tuple[Path, list[str], str],
+) -> None:
+    folder, _, _ = published
+    record = json.loads((only_run(folder) / "stages" / "evaluate.json").read_text())
+    assert record["n_training"] + record["n_held_out"] == len(pairs_of(folder))
+    metrics = {(row["model"], row["metric"]): row for row in record["metrics"]}
+    assert metrics.keys() >= {("model", "rmse"), ("bias_only", "rmse"), ("item_mean", "mae"), ("popularity", "ndcg@3")}
+    assert metrics["model", "rmse"]["n"] == record["n_held_out"]
+    written = ds.dataset(only_run(folder) / "metrics").to_table().to_pylist()
+    assert {(row["model"], row["metric"]): row["value"] for row in written} == {
+        key: row["value"] for key, row in metrics.items()
+    }
+
+
+def test_show_prints_the_published_list_with_titles(
+    published: tuple[Path, list[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, command, _ = published
+    row = ds.dataset(only_run(folder) / "recommendations").to_table().to_pylist()[0]
+    assert main(["show", row["user_id"], *command[1:3]]) == 0
+    shown = capsys.readouterr().out
+    assert f"user {row['user_id']}" in shown
+    for entry in row["recommendations"]:
+        title = "<b>One</b> [red]" if entry["item_id"] == "é 1" else entry["item_id"]
+        assert f"{entry['position']}. {title}" in shown
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_repeating_a_finished_run_changes_nothing(published: tuple[Path, list[str], str]) -> None:
+    folder, command, _ = published
+    before = files_under(folder / "out")
+    assert main(command) == 0
+    assert files_under(folder / "out") == before
+    assert main([*command, "--set", "train.rank=3"]) == 2, "another configuration is another run"
+    assert files_under(folder / "out") == before
+
+
+def test_stages_one_by_one_give_the_tables_of_the_pipeline(
+    published: tuple[Path, list[str], str], tmp_path: Path
+) -> None:
+    folder, command, _ = published
+    options = [*command[1:3], "--set", f"output.path={tmp_path / 'out'}", "--run-id", "parts", "--log-format", "json"]
+    for stage in ("ingest", "index", "train", "recommend", "publish"):
+        assert main([stage, *options]) == 0
+    for table in ("ratings", "user_index", "item_index", "user_factors", "item_factors", "recommendations"):
+        rows = [
+            sorted(map(repr, ds.dataset(run / table).to_table().to_pylist()))
+            for run in (only_run(folder), only_run(tmp_path))
+        ]
+        assert rows[0] == rows[1], table
+    assert (tmp_path / "out" / "publication_log" / "00000001.json").exists()
+
+
+def test_a_stage_that_was_cut_off_is_done_again(
+    published: tuple[Path, list[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, command, _ = published
+    shutil.copytree(folder / "out", tmp_path / "out")
+    run = only_run(tmp_path)
+    before = files_under(run / "recommendations").values()
+    shutil.rmtree(tmp_path / "out" / "publication_log")
+    for record in ("recommend", "publish"):
+        (run / "stages" / f"{record}.json").unlink()
+    (run / "recommendations" / "part-half-written.parquet").write_bytes(b"PAR1")
+    (run / "_lists").mkdir()
+    assert main([*command, "--set", f"output.path={tmp_path / 'out'}"]) == 0
+    assert "train: already done" in capsys.readouterr().err
+    assert len(files_under(run / "recommendations").values()) == len(before)
+    assert not (run / "_lists").exists()
+    assert (tmp_path / "out" / "publication_log" / "00000001.json").exists()
+
+
+def test_a_table_that_breaks_its_promise_is_not_published(
+    published: tuple[Path, list[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, command, _ = published
+    shutil.copytree(folder / "out", tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "publication_log")
+    lists = only_run(tmp_path) / "recommendations"
+    (only_run(tmp_path) / "stages" / "publish.json").unlink()
+    kept = ds.dataset(lists).to_table().slice(1)
+    shutil.rmtree(lists)
+    lists.mkdir()
+    pq.write_table(kept, lists / "part-0.parquet")
+    options = [*command[1:], "--set", f"output.path={tmp_path / 'out'}"]
+    assert main(["publish", *options]) == 3
+    assert "1 users without a list" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "publication_log").exists()
+
+
+CORNERS = {
+    "one user": ("u,a,1\nu,b,5\nu,c,3\n", {}),
+    "one item": ("u,a,1\nv,a,5\nw,a,3\n", {}),
+    "one rating": ("u,a,4\n", {}),
+    "constant ratings": ("u,a,3\nu,b,3\nv,b,3\nv,c,3\n", {}),
+    "rank larger than items": ("u,a,1\nu,b,5\nv,b,4\nv,c,3\n", {"train": {"rank": 64}}),
+    "no biases": ("u,a,1\nu,b,5\nv,b,4\nv,c,3\n", {"train": {"biases": False}}),
+}
+
+
+@pytest.mark.parametrize("corner", list(CORNERS))
+def test_corners_of_the_data_give_finite_lists(write_config: WriteConfig, tmp_path: Path, corner: str) -> None:
+    lines, sections = CORNERS[corner]
+    (tmp_path / "ratings.csv").write_text("user_id,item_id,rating\n" + lines)
+    holdout = 0.3 if corner in ("one user", "one rating", "no biases") else 0.0
+    config = write_config(evaluate={"holdout_share": holdout}, **sections)
+    assert main(["pipeline", "--config", config]) == 0
+    rated = {tuple(line.split(",")[:2]) for line in lines.splitlines()}
+    items = {item for _, item in rated}
+    lists = ds.dataset(only_run(tmp_path) / "recommendations").to_table().to_pylist()
+    assert {row["user_id"] for row in lists} == {user for user, _ in rated}
+    for row in lists:
+        unseen = {item for item in items if (row["user_id"], item) not in rated}
+        assert {entry["item_id"] for entry in row["recommendations"]} == unseen
+        assert np.isfinite([entry["score"] for entry in row["recommendations"]]).all()
+        assert row["short_reason"].startswith(f"only {len(unseen)} of 3")
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Iterator[str]:
+    taken = tmp_path / "taken"
+    taken.write_text("a file where the folder should be")
+    return str(taken)
+
+
+def test_output_that_cannot_be_written_is_a_configuration_error(
+    write_config: WriteConfig, tmp_path: Path, unwritable: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ratings(tmp_path)
+    assert main(["pipeline", "--config", write_config(output={"path": unwritable})]) == 2
+    text = capsys.readouterr().err
+    assert "the output path cannot be written" in text
+    assert unwritable in text
