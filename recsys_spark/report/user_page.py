@@ -15,7 +15,7 @@ from rich.table import Table as Grid
 
 from recsys_spark.errors import ContractError
 from recsys_spark.run_directory import Run
-from recsys_spark.storage import Storage, is_local, local_path
+from recsys_spark.storage import LocalStorage, Storage, local_path
 from recsys_spark.tables import CATALOGUE, RATINGS, RECOMMENDATIONS, Table
 
 
@@ -38,7 +38,8 @@ def read_user(run: Run, storage: Storage, user_id: str, spark: SparkSession | No
     ContractError
         If the run has no list for the user.
     """
-    lists = _rows(run, RECOMMENDATIONS, "user_id", [user_id], spark)
+    reader = None if isinstance(storage, LocalStorage) else spark
+    lists = _rows(run, RECOMMENDATIONS, "user_id", [user_id], reader)
     if not lists:
         raise ContractError(
             "the table has no such user",
@@ -46,11 +47,11 @@ def read_user(run: Run, storage: Storage, user_id: str, spark: SparkSession | No
             got=repr(user_id),
             remedy="ids are compared exactly: check case, leading zeros and spaces",
         )
-    history = _rows(run, RATINGS, "user_id", [user_id], spark)
+    history = _rows(run, RATINGS, "user_id", [user_id], reader)
     history.sort(key=lambda row: (-row["rating"], row["item_id"]))
     recommendations = lists[0]["recommendations"]
     shown = [row["item_id"] for row in (*history, *recommendations)]
-    titles = _titles(run, shown, spark) if storage.exists(run.table_path(CATALOGUE)) else {}
+    titles = _titles(run, shown, reader) if storage.exists(run.table_path(CATALOGUE)) else {}
     return UserPage(user_id, history, recommendations, lists[0]["short_reason"], titles)
 
 
@@ -67,13 +68,12 @@ def _title(row: dict[str, Any]) -> str:
 def _rows(
     run: Run, table: Table, column: str, values: Sequence[str], spark: SparkSession | None
 ) -> list[dict[str, Any]]:
+    """Read the rows with some values of a column: by Spark where a session is given, else from this machine."""
     path = run.table_path(table)
-    if is_local(path):
-        found = ds.dataset(local_path(path), format="parquet").to_table(filter=ds.field(column).isin(list(values)))
-        return list(found.to_pylist())
-    if spark is None:
-        raise ContractError("this table can only be read with Spark", where=path)
-    return list(table.read(spark, path).where(F.col(column).isin(list(values))).toArrow().to_pylist())
+    if spark is not None:
+        return list(table.read(spark, path).where(F.col(column).isin(list(values))).toArrow().to_pylist())
+    found = ds.dataset(local_path(path), format="parquet").to_table(filter=ds.field(column).isin(list(values)))
+    return list(found.to_pylist())
 
 
 def print_user(console: Console, page: UserPage, *, longest_history: int = 10) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 
-from recsys_spark.config import TrainConfig
 from recsys_spark.errors import NumericalError
 from recsys_spark.kernels.arrays import Float32Array
 from recsys_spark.kernels.fixed_side import make_fixed_side
 from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.kernels.objective import penalty, row_penalties
-from recsys_spark.progress import Progress
 from recsys_spark.rating_blocks import ITEMS, USERS, choose_n_blocks
 from recsys_spark.train.global_mean import exact_mean
 from recsys_spark.train.half_iteration import (
@@ -25,6 +24,11 @@ from recsys_spark.train.half_iteration import (
     solve_side,
     solver_settings,
 )
+
+if TYPE_CHECKING:
+    # Workers import this module through its package, and have neither pydantic nor rich.
+    from recsys_spark.config import TrainConfig
+    from recsys_spark.progress import Progress
 
 # Rows are stored in single precision: a descent of less than this share of the objective is rounding.
 _ROUNDING = 1e-6

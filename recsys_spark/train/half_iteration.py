@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,6 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.config import TrainConfig
 from recsys_spark.errors import NumericalError
 from recsys_spark.kernels.arrays import Float32Array
 from recsys_spark.kernels.csr_block import CsrBlock
@@ -24,6 +24,9 @@ from recsys_spark.kernels.solve_rows import solve_rows
 from recsys_spark.rating_blocks import BLOCK_SCHEMA, Side, block_to_arrow, blocks_from_arrow, rating_blocks
 from recsys_spark.shared_value import SharedValue, shared
 from recsys_spark.train.local_copies import open_copy, remove_copies, save_copy
+
+if TYPE_CHECKING:
+    from recsys_spark.config import TrainConfig
 
 _SOLVED_SCHEMA = "block int, row_index binary, vectors binary, squared_error double, penalty double"
 
