@@ -16,14 +16,15 @@ from rich.console import Console
 from recsys_spark import __version__
 from recsys_spark.config import PipelineConfig, load_config
 from recsys_spark.errors import RecsysError, error_from_worker
-from recsys_spark.ingest.headers import list_inputs
+from recsys_spark.ingest.catalogue import list_catalogue
+from recsys_spark.ingest.headers import list_inputs, require_event_times
 from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import run_stages, stages
-from recsys_spark.progress import Progress, configure_logging
+from recsys_spark.progress import JsonLines, Progress, configure_logging
 from recsys_spark.publish.publication_log import current_publication
 from recsys_spark.report.summary import print_summary
 from recsys_spark.report.user_page import print_user, read_user
-from recsys_spark.run_directory import STAGES, Run, StageContext, open_run
+from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
 from recsys_spark.session import build_session
 from recsys_spark.storage import is_local, storage_for
 
@@ -98,6 +99,7 @@ def _run(
     configure_logging(log_format)
     config = load_config(config_path, overrides)
     interval = parse_interval(date, start, end)
+    require_event_times(config.input, interval)
     progress = Progress.for_stream(log_format)
     # A dry run on local files needs no Spark; it should answer at once.
     spark = None if dry_run and _all_local(config) else build_session(f"recsys-{name}-{config.name}")
@@ -105,9 +107,11 @@ def _run(
     run = open_run(config.output.path, storage, run_id=run_id, first_stage=names[0], interval=interval)
     if dry_run or spark is None:
         files = list_inputs(config.input, spark) if names[0] == "ingest" else []
+        if names[0] == "ingest" and config.catalogue is not None:
+            files += list_catalogue(config.catalogue, spark)
         _print_plan(config, run, names, interval, [(file.path, file.size) for file in files])
         return
-    context = StageContext(spark, config, run, storage, progress, interval)
+    context = StageContext(spark, config, run, storage, progress, interval_of(run, storage, interval))
     progress.say(f"run {run.run_id} in {run.path}", run_id=run.run_id)
     run_stages(context, names)
     if name == "pipeline" and log_format == "text":
@@ -150,12 +154,11 @@ def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | N
     """Print one user's history and recommendations from the published table."""
     configure_logging("text")
     config = load_config(config_path, overrides)
-    if date is not None:
-        parse_interval(date, None, None)
+    day = parse_interval(date, None, None)
     root = config.output.path
     spark = None if is_local(root) else build_session(f"recsys-show-{config.name}")
     storage = storage_for(root, spark)
-    entry = current_publication(root, storage, date)
+    entry = current_publication(root, storage, day.start.date().isoformat() if day else None)
     console = _console()
     console.print(f"entry {entry.number}, run {entry.run_id}, published {entry.published_at}", highlight=False)
     print_user(console, read_user(entry.run(root), storage, user_id, spark), longest_history=30)
@@ -207,7 +210,10 @@ def configure_logging_if_needed() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"error: {message}", err=True)
+    if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger("recsys_spark").handlers):
+        log.error(message, extra={"fields": {"exit_code": code}})
+    else:
+        click.echo(f"error: {message}", err=True)
     return code
 
 

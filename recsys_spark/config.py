@@ -48,6 +48,14 @@ class InputConfig(_Section):
         description="unix_seconds, unix_millis, iso, or a date pattern such as yyyy-MM-dd HH:mm:ss (UTC)",
     )
 
+    @pydantic.field_validator("delimiter")
+    @classmethod
+    def _read_escape(cls, value: str) -> str:
+        if any(character in value for character in "\r\n"):
+            raise ValueError("a line end cannot be the delimiter")
+        # In single quotes or on a command line, YAML leaves a backslash and a t.
+        return value.replace("\\t", "\t")
+
     @property
     def paths(self) -> list[str]:
         """The input paths as a list."""
@@ -62,6 +70,8 @@ class InputConfig(_Section):
             for c in (self.columns.user, self.columns.item, self.columns.rating, self.columns.timestamp)
             if c is not None
         ]
+        if self.delimiter == self.quote:
+            raise ValueError("delimiter and quote must differ")
         if self.format != "csv" and any(isinstance(c, int) for c in named):
             raise ValueError("column numbers are for csv files without a header; name the columns")
         if self.format == "csv" and self.header == any(isinstance(c, int) for c in named):
@@ -195,6 +205,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int | float | bool) and key in seen:
                 raise yaml.constructor.ConstructorError(

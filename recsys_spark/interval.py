@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -46,7 +47,7 @@ def parse_interval(day: str | None, start: str | None, end: str | None) -> Inter
                 "--date already is an interval", got="--date with --start or --end", remedy="give one of them"
             )
         first = _parse("--date", day)
-        if first.time() != datetime.min.time() or len(day) > len("YYYY-MM-DD"):
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", day) or first.year > 9998:
             raise ConfigError(
                 "--date takes a day", got=day, allowed="YYYY-MM-DD", remedy="use --start and --end for times"
             )

@@ -71,7 +71,15 @@ def _java_on_path() -> Java | None:
     version = _version_of(Path(program)) if program else None
     if program is None or version is None or version < OLDEST_JAVA:
         return None
-    return Java(Path(program).resolve().parent.parent, version, "java on the PATH")
+    return Java(_home_of(Path(program)), version, "java on the PATH")
+
+
+def _home_of(java: Path) -> Path:
+    """Return the home of a ``java`` program, which may be a link or a version manager's launcher."""
+    home = java.resolve().parent.parent
+    done = subprocess.run([java, "-XshowSettings:properties", "-version"], capture_output=True, text=True, check=False)
+    told = re.search(r"^\s*java\.home = (.+)$", done.stderr + done.stdout, re.MULTILINE)
+    return Path(told.group(1).strip()) if told else home
 
 
 def _java_from_wheel() -> Java:

@@ -36,7 +36,7 @@ _ALL = {
     "train": Stage("train", train_stage.run, train_stage.TABLES, ("index",)),
     "recommend": Stage("recommend", recommend_stage.run, recommend_stage.TABLES, ("index", "train")),
     "evaluate": Stage("evaluate", evaluate_stage.run, evaluate_stage.TABLES, ("index",)),
-    "publish": Stage("publish", publish_stage.run, publish_stage.TABLES, ("ingest", "index", "recommend")),
+    "publish": Stage("publish", publish_stage.run, publish_stage.TABLES, ("ingest", "index", "recommend", "evaluate")),
 }
 
 

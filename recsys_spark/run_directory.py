@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from recsys_spark import __version__
 from recsys_spark.config import PipelineConfig
 from recsys_spark.errors import ConfigError
-from recsys_spark.interval import Interval, logical_date
+from recsys_spark.interval import Interval, logical_date, parse_interval
 from recsys_spark.progress import Progress
 from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import Table
@@ -72,6 +72,15 @@ class StageContext:
 def new_run_id(now: datetime) -> str:
     """Return a run id that sorts by time and does not collide."""
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def interval_of(run: Run, storage: Storage, given: Interval | None) -> Interval | None:
+    """Return the interval that was given, or else the one that the run was started with."""
+    path = join(run.path, "run.json")
+    if given is not None or not storage.exists(path):
+        return given
+    stored = read_json(storage, path)["interval"]
+    return parse_interval(None, stored["start"], stored["end"]) if stored else None
 
 
 def safe_run_id(text: str) -> str:
@@ -180,7 +189,7 @@ def start_run(context: StageContext) -> None:
         return
     theirs = read_json(context.storage, path)
     changed = _changed_keys(theirs["config"], mine["config"])
-    if context.interval is not None and theirs["interval"] != mine["interval"]:
+    if theirs["interval"] != mine["interval"]:
         changed.append("the interval")
     if changed:
         raise ConfigError(

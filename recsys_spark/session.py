@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from functools import lru_cache
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -67,7 +66,6 @@ def build_session(app_name: str) -> SparkSession:
     return spark
 
 
-@lru_cache(maxsize=8)
 def default_parallelism(spark: SparkSession) -> int:
     """Return how many tasks the cluster runs by default, asked in a way that also works over Connect."""
     configured = spark.conf.get("spark.sql.leafNodeDefaultParallelism", None)

@@ -11,6 +11,7 @@ import glob
 import gzip
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import zlib
@@ -254,27 +255,34 @@ class HadoopStorage:
             stream.close()
 
     def write_text(self, path: str, text: str) -> None:
-        """Write a small file in one create, which object stores make visible at close."""
-        self._create(path, text, overwrite=True)
+        """Write a small file under another name and move it into place."""
+        system, place = self._open(path)
+        temporary = self._write_temporary(path, text)
+        system.delete(place, False)
+        if not system.rename(temporary, place):
+            raise RecsysError("a file could not be moved into place", where=path, remedy="run the stage again")
 
     def create_if_absent(self, path: str, text: str) -> bool:
-        """Write a small file under its final name; the create fails where the name is taken."""
-        system, place = self._open(path)
-        if system.exists(place):
-            return False
-        try:
-            self._create(path, text, overwrite=False)
-        except Exception as error:
-            if "FileAlreadyExists" in str(error):
-                return False
-            raise
-        return True
+        """Write a small file whole, then move it to its name, which HDFS refuses where the name is taken.
 
-    def _create(self, path: str, text: str, *, overwrite: bool) -> None:
+        Object stores have no such move: there, let one publisher run at a time.
+        """
         system, place = self._open(path)
-        stream = system.create(place, overwrite)
-        stream.write(text.encode())
-        stream.close()
+        temporary = self._write_temporary(path, text)
+        if not system.exists(place) and system.rename(temporary, place):
+            return True
+        system.delete(temporary, False)
+        return False
+
+    def _write_temporary(self, path: str, text: str) -> Any:
+        folder, _, name = path.rpartition("/")
+        system, place = self._open(f"{folder}/.{name}-{secrets.token_hex(6)}")
+        stream = system.create(place, False)
+        try:
+            stream.write(text.encode())
+        finally:
+            stream.close()
+        return place
 
     def list_names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted."""
@@ -297,7 +305,7 @@ class HadoopStorage:
         """Raise ConfigError unless files can be made in the folder."""
         probe = join(folder, "_writable")
         try:
-            self._create(probe, "", overwrite=True)
+            self.write_text(probe, "")
             self.remove(probe)
         except Exception as error:
             raise _not_writable(folder, str(error).strip().splitlines()[-1]) from None

@@ -31,6 +31,8 @@ def test_nothing_given_is_all_times() -> None:
         (("2026-01-01", "2026-01-01", None), "--date already is an interval"),
         (("yesterday", None, None), "--date is not a date or time"),
         (("2026-01-01T01:00", None, None), "--date takes a day"),
+        (("20260101", None, None), "--date takes a day"),
+        (("9999-12-31", None, None), "--date takes a day"),
         ((None, "2026-01-01", None), "belong together"),
         ((None, "2026-01-02", "2026-01-02"), "the interval is empty"),
         ((None, "2026-01-03", "2026-01-02"), "the interval is empty"),

@@ -92,7 +92,8 @@ def _rating_error_rows(
         {MODEL: model, BIAS_ONLY: _fit(context, training, bias_only, "evaluate bias-only")},
         item_means(training, context.record("index")["n_items"], model.mean_rating),
         model.mean_rating,
-        context.config.ingest.rating_range,
+        # Sums of ratings may lie outside the range of a single one.
+        None if context.config.ingest.duplicates == "sum" else context.config.ingest.rating_range,
     )
     errors = measure_rating_errors(held_out, predictors)
     return [

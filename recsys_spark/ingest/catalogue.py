@@ -7,7 +7,21 @@ from pyspark.sql import functions as F
 
 from recsys_spark.config import CatalogueConfig
 from recsys_spark.errors import ConfigError
-from recsys_spark.storage import literal_path, storage_for
+from recsys_spark.storage import FileStatus, literal_path, storage_for
+
+
+def list_catalogue(config: CatalogueConfig, spark: SparkSession | None = None) -> list[FileStatus]:
+    """Return the catalogue's files.
+
+    Raises
+    ------
+    ConfigError
+        If there are none.
+    """
+    files = storage_for(config.path, spark).find(config.path)
+    if not files:
+        raise ConfigError("no catalogue file was found", where="catalogue.path", got=config.path)
+    return files
 
 
 def read_catalogue(spark: SparkSession, config: CatalogueConfig) -> DataFrame:
@@ -18,10 +32,7 @@ def read_catalogue(spark: SparkSession, config: CatalogueConfig) -> DataFrame:
     ConfigError
         If the file or a configured column is not there.
     """
-    files = storage_for(config.path, spark).find(config.path)
-    if not files:
-        raise ConfigError("no catalogue file was found", where="catalogue.path", got=config.path)
-    paths = [literal_path(file.path) for file in files]
+    paths = [literal_path(file.path) for file in list_catalogue(config, spark)]
     if config.format == "csv":
         frame = spark.read.csv(paths, sep=config.delimiter, header=True, escape='"', multiLine=True)
     elif config.format == "jsonl":

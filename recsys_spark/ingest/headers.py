@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.config import InputConfig
 from recsys_spark.errors import ConfigError, ContractError
-from recsys_spark.storage import FileStatus, Storage, storage_for
+from recsys_spark.interval import Interval
+from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 
 _HEAD_BYTES = 1 << 20
+_LONG_HEAD_BYTES = 1 << 25
+_LINES_LOOKED_AT = 1000
 _OTHER_DELIMITERS = (",", ";", "\t", "|", "::", " ")
 
 
@@ -54,7 +58,25 @@ def list_inputs(config: InputConfig, spark: SparkSession | None = None) -> list[
                 remedy="check the spelling and the working directory; names that start with _ or . are not read",
             )
         files |= {file.path: file for file in found}
+    if len({is_local(path) for path in config.paths}) > 1:
+        raise ConfigError(
+            "inputs must be on one storage",
+            where="input.path",
+            got=", ".join(config.paths),
+            remedy="copy them to one place, or run one pipeline for each",
+        )
     return list(files.values())
+
+
+def require_event_times(config: InputConfig, interval: Interval | None) -> None:
+    """Raise ConfigError where an interval is asked of a log without event times."""
+    if interval is not None and config.columns.timestamp is None:
+        raise ConfigError(
+            "an interval needs event times, and this input has none",
+            where="input.columns.timestamp",
+            got="null",
+            remedy="map the column with the event time, or run without --date, --start and --end",
+        )
 
 
 def mapped_columns(config: InputConfig) -> dict[str, str | int]:
@@ -92,16 +114,26 @@ def csv_layouts(config: InputConfig, storage: Storage, files: Sequence[FileStatu
 
 
 def _first_line(config: InputConfig, storage: Storage, file: FileStatus) -> str | None:
-    """Return the first line that is not empty, or None."""
+    """Return the header, or without one a line with as many cells as most; None where there is no line."""
     head = storage.read_head(file.path, _HEAD_BYTES) if file.size else b""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(
             "the file is UTF-16", where=file.path, allowed="utf-8 or iso-8859-1", remedy="convert it to UTF-8"
         )
-    text = head.removeprefix(b"\xef\xbb\xbf").decode(config.encoding, errors="replace")
+    lines = _lines_of(head.removeprefix(b"\xef\xbb\xbf").decode(config.encoding, errors="replace"))
+    if config.header or not lines:
+        return lines[0] if lines else None
+    if len(head) == _HEAD_BYTES and len(lines) == 1:
+        lines = _lines_of(storage.read_head(file.path, _LONG_HEAD_BYTES).decode(config.encoding, errors="replace"))
+    # The last line may be cut off, and the first one may be damaged: neither decides how many columns there are.
+    whole = lines[:_LINES_LOOKED_AT] if len(lines) == 1 else lines[:-1][:_LINES_LOOKED_AT]
+    widths = [len(_split(line, config.delimiter, config.quote)) for line in whole]
+    return whole[widths.index(Counter(widths).most_common(1)[0][0])]
+
+
+def _lines_of(text: str) -> list[str]:
     # Only the line ends that Spark's reader knows: str.splitlines would also split at form feeds and others.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return next((line for line in lines if line), None)
+    return [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
 
 
 def _layout(config: InputConfig, path: str, line: str) -> CsvLayout:
@@ -128,7 +160,7 @@ def _split(line: str, delimiter: str, quote: str) -> list[str]:
     if len(delimiter) > 1:
         return [cell.strip(quote) if quote else cell for cell in line.split(delimiter)]
     quoting: Any = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
-    csv.field_size_limit(max(csv.field_size_limit(), 2 * _HEAD_BYTES))
+    csv.field_size_limit(2 * _LONG_HEAD_BYTES)
     return next(csv.reader([line], delimiter=delimiter, quotechar=quote or None, quoting=quoting), [line])
 
 
@@ -174,7 +206,7 @@ def check_json_fields(config: InputConfig, storage: Storage, files: Sequence[Fil
     """
     for file in files:
         head = storage.read_head(file.path, _HEAD_BYTES).removeprefix(b"\xef\xbb\xbf") if file.size else b""
-        fields = _fields_in(head)
+        fields = _fields_in(head.decode(config.encoding, errors="replace"))
         if fields:
             _check_fields(config, file.path, fields)
             return
@@ -186,9 +218,9 @@ def check_json_fields(config: InputConfig, storage: Storage, files: Sequence[Fil
         )
 
 
-def _fields_in(head: bytes) -> set[str]:
+def _fields_in(head: str) -> set[str]:
     fields: set[str] = set()
-    for line in head.decode("utf-8", errors="replace").splitlines()[:1000]:
+    for line in _lines_of(head)[:1000]:
         try:
             row = json.loads(line)
         except ValueError:

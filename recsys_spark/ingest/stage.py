@@ -8,10 +8,10 @@ from typing import Any
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from recsys_spark.errors import ConfigError, ContractError
-from recsys_spark.ingest.catalogue import read_catalogue
+from recsys_spark.errors import ContractError
+from recsys_spark.ingest.catalogue import list_catalogue, read_catalogue
 from recsys_spark.ingest.duplicates import merge_duplicates
-from recsys_spark.ingest.headers import list_inputs
+from recsys_spark.ingest.headers import list_inputs, require_event_times
 from recsys_spark.ingest.raw_rows import read_raw_rows
 from recsys_spark.ingest.validate import REASONS, check_rows, in_interval, without_first_headers
 from recsys_spark.run_directory import StageContext
@@ -58,13 +58,10 @@ def run(context: StageContext) -> dict[str, Any]:
         written before, so that nothing is lost.
     """
     config = context.config
-    if context.interval is not None and config.input.columns.timestamp is None:
-        raise ConfigError(
-            "an interval needs event times, and this input has none",
-            where="input.columns.timestamp",
-            got="null",
-            remedy="map the column with the event time, or run without --date, --start and --end",
-        )
+    require_event_times(config.input, context.interval)
+    if config.catalogue is not None:
+        # Before the long work: a misspelt path should not cost a night.
+        list_catalogue(config.catalogue, context.spark)
     files = list_inputs(config.input, context.spark)
     work = join(context.run.path, _CHECKED_ROWS)
     context.storage.remove(work)

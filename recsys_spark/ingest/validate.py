@@ -99,9 +99,13 @@ def _event_time(timestamp_format: str) -> Column:
         per_second = 1 if timestamp_format == "unix_seconds" else 1000
         seconds = F.when(F.col("timestamp").rlike(_NUMBER), F.expr("try_cast(timestamp as double)")) / per_second
         return F.when(seconds.between(0, _LAST_SECOND), F.timestamp_micros(F.round(seconds * 1e6).cast("bigint")))
+    text = F.trim("timestamp")
     if timestamp_format == "iso":
-        return F.expr("try_cast(trim(timestamp) as timestamp)")
-    return F.try_to_timestamp(F.trim("timestamp"), F.lit(timestamp_format))
+        # A bare time of day would be taken for today's, and a bare year for its first day.
+        time = F.when(text.rlike(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"), F.expr("try_cast(trim(timestamp) as timestamp)"))
+    else:
+        time = F.try_to_timestamp(text, F.lit(timestamp_format))
+    return F.when(F.year(time).between(1970, 9999), time)
 
 
 def without_first_headers(checked: DataFrame) -> DataFrame:

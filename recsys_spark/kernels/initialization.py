@@ -8,7 +8,6 @@ import numpy.typing as npt
 from recsys_spark.errors import ShapeError
 from recsys_spark.kernels.arrays import Float32Array, IntArray
 
-_SCALE = 0.1
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 _MASK_64 = (1 << 64) - 1
 _SIXTEEN_BITS = np.uint64(0xFFFF)
@@ -36,10 +35,10 @@ def initial_factors(seed: int, side: int, index: IntArray, rank: int) -> Float32
     Returns
     -------
     float32 array of shape (n, rank)
-        Nearly normal with mean 0 and standard deviation ``0.1 / sqrt(rank)``, so that a row's length is
-        about 0.1 at every rank. The scores start near the global mean, and the first half-iteration fits
-        the biases rather than noise; the directions are what matters, since alternating least squares
-        rescales the other side at once.
+        Nearly normal with mean 0 and standard deviation ``1 / sqrt(rank)``, so that a row's length is about 1
+        at every rank. Shorter rows make the first side's penalty weigh more than the errors it could mend,
+        and several iterations go by before the factors grow: at a length of 0.1 the objective after six
+        iterations was still above that after two from a length of 1.
 
     Raises
     ------
@@ -68,7 +67,7 @@ def initial_factors(seed: int, side: int, index: IntArray, rank: int) -> Float32
     # Four uniforms on 0..65535 have mean 4 * 32767.5 and variance 4 * (65536**2 - 1) / 12.
     centred = total.astype(np.float64) - 4 * 32767.5
     deviation = math.sqrt((65536**2 - 1) / 3)
-    return np.asarray(centred * (_SCALE / (deviation * math.sqrt(max(rank, 1)))), dtype=np.float32)
+    return np.asarray(centred / (deviation * math.sqrt(max(rank, 1))), dtype=np.float32)
 
 
 def _stream_key(seed: int, side: int) -> np.uint64:

@@ -12,7 +12,7 @@ from recsys_spark.errors import ContractError
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must hold: how many rows break it, and a few users for whom it does not."""
+    """One thing that must hold: how many rows break it, and one or two users for whom it does not."""
 
     name: str
     n_broken: int
@@ -20,7 +20,7 @@ class Check:
 
 
 def check_recommendations(
-    lists: DataFrame, user_index: DataFrame, item_index: DataFrame, ratings: DataFrame | None
+    lists: DataFrame, user_index: DataFrame, item_index: DataFrame, ratings: DataFrame | None, n: int
 ) -> list[Check]:
     """Scan the whole table for entries that must not be there.
 
@@ -32,12 +32,14 @@ def check_recommendations(
         The ids that there are.
     ratings : DataFrame or None
         ``user_id, item_id`` that must not be recommended again; None where seen items are allowed.
+    n : int
+        Entries per list; a shorter one must say why.
 
     Returns
     -------
     list of Check
         All checks, passed or not. Shuffles: the entries by item and by pair. The driver receives the counts
-        and up to three users per check.
+        and up to two users per check.
     """
     entries = lists.select("user_id", F.explode("recommendations").alias("entry")).select("user_id", "entry.*")
     found = [
@@ -45,7 +47,7 @@ def check_recommendations(
         _check("lists for unknown users", lists.join(user_index, "user_id", "left_anti")),
         _check("users without a list", user_index.join(lists, "user_id", "left_anti")),
         _check("entries of unknown items", entries.join(item_index, "item_id", "left_anti")),
-        *_check_each_list(lists),
+        *_check_each_list(lists, n),
     ]
     if ratings is not None:
         seen = entries.join(ratings.select("user_id", "item_id"), ["user_id", "item_id"], "left_semi")
@@ -53,14 +55,17 @@ def check_recommendations(
     return found
 
 
-def _check_each_list(lists: DataFrame) -> list[Check]:
+def _check_each_list(lists: DataFrame, n: int) -> list[Check]:
     """Check what can be seen from one list alone, all in one pass."""
     holds = {
         "items twice in one list": _distinct_items(),
         "positions that are not 1, 2, 3, ...": _contiguous(),
         "scores that are not finite": _finite(),
         "scores or ties out of order": _ordered(),
+        "lists too long, or short without a reason": _complete(n),
     }
+    # A missing list makes every test null, which must not count as passed.
+    holds = {name: F.coalesce(good, F.lit(False)) for name, good in holds.items()}
     counts = [F.count_if(~good).alias(f"n{k}") for k, good in enumerate(holds.values())]
     examples = [F.min(F.when(~good, F.col("user_id"))).alias(f"user{k}") for k, good in enumerate(holds.values())]
     row = lists.agg(*counts, *examples).collect()[0]
@@ -83,9 +88,10 @@ def require_all(checks: list[Check], where: str) -> None:
 
 
 def _check(name: str, broken: DataFrame) -> Check:
-    few_users = F.slice(F.array_sort(F.collect_set("user_id")), 1, 3)
-    row = broken.agg(F.count("*").alias("n"), few_users.alias("users")).collect()[0]
-    return Check(name, int(row["n"]), [repr(user) for user in row["users"]])
+    row = broken.agg(
+        F.count("*").alias("n"), F.min("user_id").alias("first"), F.max("user_id").alias("last")
+    ).collect()[0]
+    return Check(name, int(row["n"]), sorted({repr(row["first"]), repr(row["last"])}) if row["n"] else [])
 
 
 def _items() -> Column:
@@ -99,6 +105,11 @@ def _distinct_items() -> Column:
 def _contiguous() -> Column:
     expected = F.sequence(F.lit(1), F.size("recommendations"))
     return (F.size("recommendations") == 0) | (F.col("recommendations.position") == expected)
+
+
+def _complete(n: int) -> Column:
+    size = F.size("recommendations")
+    return (size == n) | ((size < n) & F.col("short_reason").isNotNull())
 
 
 def _finite() -> Column:

@@ -71,12 +71,14 @@ def publish_run(run: Run, storage: Storage) -> tuple[Publication, bool]:
     -------
     publication : Publication
     is_new : bool
-        False where the run already was the newest entry, as when a scheduler repeats a stage.
+        False where the run already is in the log, as when a scheduler repeats a stage: a late repetition must
+        not take readers back from a newer run.
     """
     while True:
         entries = publications(run.root, storage)
-        if entries and entries[-1].run_id == run.run_id and entries[-1].date == run.date:
-            return entries[-1], False
+        published = [entry for entry in entries if (entry.run_id, entry.date) == (run.run_id, run.date)]
+        if published:
+            return published[-1], False
         number = entries[-1].number + 1 if entries else 1
         entry = Publication(number, run.run_id, run.date, datetime.now(UTC).isoformat(timespec="seconds"))
         path = join(log_folder(run.root), f"{number:08d}.json")

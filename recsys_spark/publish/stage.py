@@ -36,7 +36,11 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     ratings = context.read(RATINGS) if context.config.recommend.exclude_seen else None
     checks = check_recommendations(
-        context.read(RECOMMENDATIONS), context.read(USER_INDEX), context.read(ITEM_INDEX), ratings
+        context.read(RECOMMENDATIONS),
+        context.read(USER_INDEX),
+        context.read(ITEM_INDEX),
+        ratings,
+        context.config.recommend.n,
     )
     require_all(checks, context.run.table_path(RECOMMENDATIONS))
     manifest = join(context.run.path, "manifest.json")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
 
@@ -63,7 +64,7 @@ class Candidates:
         global_mean : float
         biases : bool
         """
-        order = pa.compute.sort_indices(labels).to_numpy()
+        order = pc.sort_indices(labels).to_numpy()
         column_of_index = np.full(n_items, -1, np.int32)
         column_of_index[item_index[order]] = np.arange(len(order), dtype=np.int32)
         return cls(

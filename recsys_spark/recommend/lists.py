@@ -21,6 +21,8 @@ from recsys_spark.shared_value import SharedValue, shared
 
 CF, POPULAR = "cf", "popular"
 _TASKS_PER_CORE = 2
+# Entries of the lists that a task holds at once: some 100 MB with their ids, whatever the length of the lists.
+_ENTRIES_AT_ONCE = 1 << 20
 
 
 def users_with_history(users: DataFrame, factors: DataFrame, ratings: DataFrame, *, exclude_seen: bool) -> DataFrame:
@@ -89,11 +91,13 @@ def rank_users(
 ) -> Iterator[pa.RecordBatch]:
     """Worker: users with vectors and histories -> their lists; those without vectors get popular items."""
     for batch in batches:
-        has_vector = pc.is_valid(batch["factors"])
-        for source, chosen in ((CF, has_vector), (POPULAR, pc.invert(has_vector))):
-            part = batch.filter(chosen)
-            if part.num_rows:
-                yield _ranked(part, candidates.value, n, source)
+        for first in range(0, batch.num_rows, users_at_once := max(1, _ENTRIES_AT_ONCE // n)):
+            users = batch.slice(first, users_at_once)
+            has_vector = pc.is_valid(users["factors"])
+            for source, chosen in ((CF, has_vector), (POPULAR, pc.invert(has_vector))):
+                part = users.filter(chosen)
+                if part.num_rows:
+                    yield _ranked(part, candidates.value, n, source)
 
 
 def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa.RecordBatch:
@@ -155,7 +159,7 @@ def _list_batch(
 
 
 def _short_reasons(lengths: npt.NDArray[np.int64], n: int) -> pa.Array:
-    texts = np.array([f"only {k} of {n}: every other item is already rated by the user" for k in range(n)] or [""])
+    texts = np.array([f"only {k} of {n}: no other item can be recommended to the user" for k in range(n)] or [""])
     short = lengths < n
     chosen = texts[np.minimum(lengths, len(texts) - 1)]
     return pa.array(chosen.astype(object), pa.string(), mask=~short)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from recsys_spark.errors import NumericalError
 from recsys_spark.kernels.arrays import Float32Array
@@ -134,12 +135,17 @@ def fit_factors(
         )
     n_blocks = config.n_blocks or choose_n_blocks(spark, n_ratings)
     started = time.monotonic()
-    users = SideBlocks(ratings, USERS, n_users, n_blocks)
-    items = SideBlocks(ratings, ITEMS, n_items, n_blocks)
-    blocking_seconds = time.monotonic() - started
+    # Taken off in double precision: ratings far from 0 would lose their differences in single precision.
+    centred = F.col("rating").cast("double") - F.lit(mean if config.biases else 0.0)
+    ratings = ratings.withColumn("rating", centred.cast("float"))
+    sides: list[SideBlocks] = []
     try:
+        for side, n_rows in ((USERS, n_users), (ITEMS, n_items)):
+            sides.append(SideBlocks(ratings, side, n_rows, n_blocks))
+        users, items = sides
+        blocking_seconds = time.monotonic() - started
         progress.say(f"{title}: {n_ratings:,} ratings in 2 x {n_blocks} blocks after {blocking_seconds:.1f} s")
-        loop = _Loop(config, users, items, mean)
+        loop = _Loop(config, users, items)
         with progress.steps(title, 2 * config.iterations) as steps:
             for iteration in range(1, config.iterations + 1):
                 for step in (loop.solve(iteration, users, items), loop.solve(iteration, items, users)):
@@ -152,17 +158,16 @@ def fit_factors(
                     break
         return loop.result(mean, blocking_seconds)
     finally:
-        users.release()
-        items.release()
+        for blocks in sides:
+            blocks.release()
 
 
 class _Loop:
     """The state between half-iterations: both sides' vectors and penalties, and the objectives so far."""
 
-    def __init__(self, config: TrainConfig, users: SideBlocks, items: SideBlocks, mean_rating: float) -> None:
+    def __init__(self, config: TrainConfig, users: SideBlocks, items: SideBlocks) -> None:
         self._config = config
         self._settings: SolverSettings = solver_settings(config)
-        self._global_mean = mean_rating if config.biases else 0.0
         self._degrees = {side.side: side.degrees for side in (users, items)}
         width = config.rank + config.biases
         self._vectors = {
@@ -182,7 +187,7 @@ class _Loop:
         """Solve one side and guard the descent."""
         started = time.monotonic()
         given = HalfIterationInput(
-            make_fixed_side(self._vectors[fixed.side], self._global_mean, self._config.biases),
+            make_fixed_side(self._vectors[fixed.side], 0.0, self._config.biases),
             self._vectors[rows.side],
             self._settings,
         )

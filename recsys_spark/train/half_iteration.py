@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -130,7 +131,7 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> HalfIterationRe
         if missing:
             in_full = partial(solve_from_batches, given=everywhere, copies=blocks.copies)
             rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, _SOLVED_SCHEMA).toArrow()
-            solved = pa.concat_tables([solved.filter(pa.compute.is_valid(solved["row_index"])), rest])
+            solved = pa.concat_tables([solved.filter(pc.is_valid(solved["row_index"])), rest])
     return _collect(solved, given.start.shape)
 
 

@@ -25,6 +25,8 @@ def copies_root() -> Path:
     """Return this machine's folder of copies, private to the user."""
     root = Path(tempfile.gettempdir()) / f"recsys_spark-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
+    if root.stat().st_uid != os.getuid():
+        raise PermissionError(f"{root} belongs to another user; set TMPDIR to a folder of your own")
     return root
 
 
@@ -42,6 +44,9 @@ def save_copy(name: str, number: int, block: CsrBlock) -> None:
     target = _folder(name, number)
     if target.exists():
         return
+    if not target.parent.exists():
+        # Only the driver knows when a training is over; workers elsewhere tidy up when the next one begins.
+        _remove_stale()
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
     for field in _FIELDS:
@@ -65,9 +70,12 @@ def open_copy(name: str, number: int) -> CsrBlock | None:
 
 def remove_copies(name: str) -> None:
     """Remove this machine's copies of one training, and what killed trainings left long ago."""
-    root = copies_root()
-    shutil.rmtree(root / name, ignore_errors=True)
-    for folder in root.iterdir():
+    shutil.rmtree(copies_root() / name, ignore_errors=True)
+    _remove_stale()
+
+
+def _remove_stale() -> None:
+    for folder in copies_root().iterdir():
         try:
             if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -48,6 +48,13 @@ def test_files_without_the_configured_columns(
     assert str(tmp_path / "ratings.csv") in str(caught.value)
 
 
+@pytest.mark.parametrize("first", [b"u,a,1,EXTRA", b"x" * 10_000_000, b"u"])
+def test_without_a_header_one_odd_line_does_not_decide(tmp_path: Path, first: bytes) -> None:
+    columns = {"user": 0, "item": 1, "rating": 2}
+    (layout,) = layouts(tmp_path, first + b"\nu,b,2\nu,c,3\nu,d,4\n", header=False, columns=columns).values()
+    assert layout.n_columns == 3
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\r\n\n"])
 def test_empty_files_are_no_input(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ContractError, match="every input file is empty"):

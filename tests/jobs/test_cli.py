@@ -32,7 +32,7 @@ def test_dry_run_shows_everything_and_writes_nothing(
     write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "ratings.csv").write_text("user_id,item_id,rating\nu,a,1\n")
-    config = write_config()
+    config = write_config(input={"columns": {"timestamp": "at"}})
     before = sorted(tmp_path.rglob("*"))
     command = ["pipeline", "--config", config, "--dry-run", "--date", "2026-01-05", "--set", "train.rank=9"]
     assert main(command) == 0
@@ -55,10 +55,11 @@ def test_dry_run_shows_everything_and_writes_nothing(
         (["pipline"], "No such command 'pipline'"),
         (["pipeline", "--config", "CONFIG", "--set", "train.rnak=1"], "did you mean train.rank?"),
         (
-            ["pipeline", "--config", "CONFIG", "--start", "2026-01-02", "--end", "2026-01-01", "--dry-run"],
+            ["pipeline", "--config", "CONFIG", "--start", "2026-01-02", "--end", "2026-01-01"],
             "is empty",
         ),
         (["pipeline", "--config", "CONFIG", "--dry-run"], "no input file was found"),
+        (["pipeline", "--config", "CONFIG", "--dry-run", "--date", "2026-01-01"], "an interval needs event times"),
         (["train", "--config", "CONFIG", "--dry-run"], "train continues a run, and none was named"),
         (["train", "--config", "CONFIG", "--dry-run", "--run-id", "x"], "this one does not exist"),
         (["ingest", "--config", "CONFIG", "--dry-run", "--run-id", "::"], "--run-id cannot be used"),

@@ -151,7 +151,7 @@ def test_stages_one_by_one_give_the_tables_of_the_pipeline(
 ) -> None:
     folder, command, _ = published
     options = [*command[1:3], "--set", f"output.path={tmp_path / 'out'}", "--run-id", "parts", "--log-format", "json"]
-    for stage in ("ingest", "index", "train", "recommend", "publish"):
+    for stage in ("ingest", "index", "train", "recommend", "evaluate", "publish"):
         assert main([stage, *options]) == 0
     for table in ("ratings", "user_index", "item_index", "user_factors", "item_factors", "recommendations"):
         rows = [

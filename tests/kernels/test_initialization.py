@@ -27,7 +27,7 @@ def one_entry(seed, side, index, column, rank):
     row = finalise((index * GAMMA + key) & MASK)
     bits = finalise((row + (column + 1) * GAMMA) & MASK)
     total = sum((bits >> shift) & 0xFFFF for shift in (0, 16, 32, 48))
-    return np.float32((total - 131070) * 0.1 / np.sqrt((65536**2 - 1) / 3 * rank))
+    return np.float32((total - 131070) / np.sqrt((65536**2 - 1) / 3 * rank))
 
 
 @settings(max_examples=50, deadline=None)
@@ -50,7 +50,7 @@ def test_equals_integer_arithmetic_row_by_row(seed, side, index, rank):
 @pytest.mark.parametrize("rank", [1, 10, 64])
 def test_mean_deviation_and_correlation(rank):
     factors = initial_factors(42, 0, np.arange(20_000), rank).astype(np.float64)
-    assert_allclose(factors.std() * np.sqrt(rank), 0.1, rtol=0.02)
+    assert_allclose(factors.std() * np.sqrt(rank), 1.0, rtol=0.02)
     assert abs(factors.mean()) < 4 * factors.std() / np.sqrt(factors.size)
     correlation = np.corrcoef(factors, rowvar=False) - np.eye(rank)
     assert np.abs(correlation).max() < 5 / np.sqrt(20_000)

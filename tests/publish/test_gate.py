@@ -14,12 +14,15 @@ GOOD: dict[str, list[Entry]] = {
 }
 
 
-def broken_checks(spark: SparkSession, lists: list[tuple[str, list[Entry]]], *, seen: bool = True) -> dict[str, int]:
-    frame = spark.createDataFrame([(user, entries, None) for user, entries in lists], RECOMMENDATIONS.schema)
+def broken_checks(
+    spark: SparkSession, lists: list[tuple[str, list[Entry] | None]], *, seen: bool = True
+) -> dict[str, int]:
+    rows = [(user, entries, None if entries and len(entries) == 3 else "few") for user, entries in lists]
+    frame = spark.createDataFrame(rows, RECOMMENDATIONS.schema)
     users = spark.createDataFrame([("u1", 0), ("u2", 1)], USER_INDEX.schema)
     items = spark.createDataFrame([("a", 0), ("b", 1), ("c", 2), ("d", 3)], ITEM_INDEX.schema)
     ratings = spark.createDataFrame([("u1", "d", 5.0, None, 1, "f")], RATINGS.schema)
-    checks = check_recommendations(frame, users, items, ratings if seen else None)
+    checks = check_recommendations(frame, users, items, ratings if seen else None, 3)
     return {check.name: check.n_broken for check in checks if check.n_broken}
 
 
@@ -46,6 +49,17 @@ def test_each_fault_is_found(spark: SparkSession, entries: list[Entry], expected
     assert broken_checks(spark, [("u1", entries), ("u2", [])]).get(expected) == 1
 
 
+def test_missing_long_and_unexplained_short_lists_are_found(spark: SparkSession) -> None:
+    four = [(item, 1.0, k, "cf") for k, item in enumerate("abc", 1)] + [("d", 0.5, 4, "cf")]
+    found = broken_checks(spark, [("u1", four), ("u2", None)], seen=False)
+    assert found["lists too long, or short without a reason"] == 2
+    frame = spark.createDataFrame([("u1", [], None)], RECOMMENDATIONS.schema)
+    users = spark.createDataFrame([("u1", 0)], USER_INDEX.schema)
+    items = spark.createDataFrame([("a", 0)], ITEM_INDEX.schema)
+    broken = [check.name for check in check_recommendations(frame, users, items, None, 3) if check.n_broken]
+    assert broken == ["lists too long, or short without a reason"]
+
+
 def test_users_twice_missing_or_unknown_are_found(spark: SparkSession) -> None:
     found = broken_checks(spark, [("u1", []), ("u1", []), ("u3", [])])
     assert found == {
@@ -56,7 +70,7 @@ def test_users_twice_missing_or_unknown_are_found(spark: SparkSession) -> None:
 
 
 def test_seen_items_may_be_allowed(spark: SparkSession) -> None:
-    lists: list[tuple[str, list[Entry]]] = [("u1", [("d", 3.0, 1, "cf")]), ("u2", [])]
+    lists: list[tuple[str, list[Entry] | None]] = [("u1", [("d", 3.0, 1, "cf")]), ("u2", [])]
     assert broken_checks(spark, lists, seen=False) == {}
 
 
@@ -65,5 +79,5 @@ def test_a_broken_check_stops_publishing_with_examples(spark: SparkSession) -> N
     users = spark.createDataFrame([("u1", 0)], USER_INDEX.schema)
     items = spark.createDataFrame([("a", 0)], ITEM_INDEX.schema)
     with pytest.raises(ContractError, match=r"1 entries of unknown items \(such as 'u1'\)") as caught:
-        require_all(check_recommendations(frame, users, items, None), "there")
+        require_all(check_recommendations(frame, users, items, None, 1), "there")
     assert caught.value.exit_code == 3

@@ -13,19 +13,21 @@ from recsys_spark.storage import LocalStorage
 
 def test_entries_are_numbered_and_the_highest_is_current(tmp_path: Path) -> None:
     storage = LocalStorage()
-    for run_id in ("a", "b", "a"):
+    for run_id in ("a", "c", "b"):
         entry, is_new = publish_run(Run(str(tmp_path), run_id, "2026-01-05"), storage)
         assert is_new
     assert entry.number == 3
-    assert [e.run_id for e in publications(str(tmp_path), storage)] == ["a", "b", "a"]
-    assert current_publication(str(tmp_path), storage).run_id == "a"
+    assert [e.run_id for e in publications(str(tmp_path), storage)] == ["a", "c", "b"]
+    assert current_publication(str(tmp_path), storage).run_id == "b"
 
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
     storage, run = LocalStorage(), Run(str(tmp_path), "a", "2026-01-05")
     first, _ = publish_run(run, storage)
     assert publish_run(run, storage) == (first, False)
-    assert len(publications(str(tmp_path), storage)) == 1
+    publish_run(Run(str(tmp_path), "b", "2026-01-05"), storage)
+    assert publish_run(run, storage) == (first, False), "a late repetition does not take readers back"
+    assert current_publication(str(tmp_path), storage).run_id == "b"
 
 
 def test_writers_that_race_get_one_entry_each(tmp_path: Path) -> None:

@@ -145,6 +145,14 @@ def test_constant_ratings_leave_nothing_to_factors(spark: SparkSession, value: f
     np.testing.assert_allclose(scores, value, atol=1e-5)
 
 
+def test_ratings_far_from_zero_keep_their_differences(spark: SparkSession) -> None:
+    near = fit(spark, frame(spark, observations()))
+    far = fit(spark, frame(spark, [(u, i, 1e5 + value) for u, i, value in observations()]))
+    np.testing.assert_allclose(far.user_vectors, near.user_vectors, atol=1e-3)
+    assert far.mean_rating == pytest.approx(1e5 + near.mean_rating)
+    assert far.history[-1].objective == pytest.approx(near.history[-1].objective, rel=1e-3)
+
+
 def test_no_ratings_is_an_error(spark: SparkSession) -> None:
     empty = spark.createDataFrame([], "user_index int, item_index int, rating float")
     with pytest.raises(NumericalError, match="no ratings to train on"):
@@ -156,7 +164,7 @@ def test_rise_of_the_objective_stops_training(spark: SparkSession) -> None:
     config = TrainConfig(rank=2, iterations=2)
     users, items = SideBlocks(ratings, USERS, N_USERS, 1), SideBlocks(ratings, ITEMS, N_ITEMS, 1)
     try:
-        loop = _Loop(config, users, items, 3.0)
+        loop = _Loop(config, users, items)
         step = loop.solve(1, users, items)
         loop.history[-1] = type(step)(1, "users", step.objective / 2, 0.0, 0.0, 0.0)
         with pytest.raises(NumericalError, match="the objective rose"):
