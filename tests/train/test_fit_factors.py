@@ -72,7 +72,7 @@ def reference(triples: list[tuple[int, int, float]], **settings: Any) -> tuple[n
         {"solver": "cg", "cg_steps": 50},
         {"biases": False, "reg_exponent": 1.0, "reg_param": 0.1},
         {"rank": 0},
-        {"rank": 25},
+        {"rank": 25, "solver": "cholesky"},
     ],
 )
 def test_factors_equal_the_dense_reference(spark: SparkSession, settings: dict[str, Any]) -> None:

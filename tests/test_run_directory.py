@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from recsys_spark.errors import ConfigError
+from recsys_spark.interval import Interval
+from recsys_spark.run_directory import Run, find_runs, interval_of, new_run_id, open_run, safe_run_id
+from recsys_spark.storage import LocalStorage
+
+DAY = Interval(datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC))
+
+
+def started(root: Path, run_id: str, date: str, interval: Interval | None = None) -> Run:
+    run = Run(str(root), run_id, date)
+    content = {"interval": interval.as_dict() if interval else None}
+    LocalStorage().write_text(f"{run.path}/run.json", json.dumps(content))
+    return run
+
+
+def test_a_new_run_is_filed_under_the_day_of_its_interval(tmp_path: Path) -> None:
+    run = open_run(str(tmp_path), LocalStorage(), run_id="a:b", first_stage="ingest", interval=DAY)
+    assert run.path == f"{tmp_path}/runs/date=2026-01-05/run=a-b"
+    assert not any(tmp_path.iterdir()), "naming a run writes nothing"
+
+
+def test_a_run_is_found_again_by_its_id(tmp_path: Path) -> None:
+    run = started(tmp_path, "x", "2026-01-05")
+    started(tmp_path, "y", "2026-01-06")
+    for stage in ("ingest", "train"):
+        assert open_run(str(tmp_path), LocalStorage(), run_id="x", first_stage=stage, interval=None) == run
+    assert [found.run_id for found in find_runs(str(tmp_path), LocalStorage())] == ["x", "y"]
+    with pytest.raises(ConfigError, match="runs there: x, y"):
+        open_run(str(tmp_path), LocalStorage(), run_id=None, first_stage="train", interval=None)
+
+
+def test_a_retry_without_its_interval_keeps_the_interval_of_the_run(tmp_path: Path) -> None:
+    storage = LocalStorage()
+    assert interval_of(started(tmp_path, "dated", "2026-01-05", DAY), storage, None) == DAY
+    assert interval_of(started(tmp_path, "undated", "2026-01-05"), storage, None) is None
+    assert interval_of(Run(str(tmp_path), "new", "2026-01-05"), storage, DAY) == DAY
+
+
+def test_run_ids_are_safe_for_paths_and_sort_by_time() -> None:
+    assert safe_run_id("manual__2026-11-21T19:46:50.45+00:00") == "manual__2026-11-21T19-46-50.45-00-00"
+    assert safe_run_id("../../etc") == "etc"
+    for bad in ("", "::", "é", "x" * 201):
+        with pytest.raises(ConfigError, match="cannot be used as a directory name"):
+            safe_run_id(bad)
+    first, second = (new_run_id(datetime(2026, 1, day, tzinfo=UTC)) for day in (5, 6))
+    assert first < second
+    assert safe_run_id(first) == first
