@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import click
+from pyspark.sql import SparkSession
 from rich.console import Console
 
 from recsys_spark import __version__
@@ -26,7 +27,7 @@ from recsys_spark.report.summary import print_summary
 from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
 from recsys_spark.session import build_session
-from recsys_spark.storage import is_local, storage_for
+from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +107,7 @@ def _run(
     storage = storage_for(config.output.path, spark)
     run = open_run(config.output.path, storage, run_id=run_id, first_stage=names[0], interval=interval)
     if dry_run or spark is None:
-        files = list_inputs(config.input, spark) if names[0] == "ingest" else []
-        if names[0] == "ingest" and config.catalogue is not None:
-            files += list_catalogue(config.catalogue, spark)
+        files = _inputs(config, run, storage, names[0], spark)
         _print_plan(config, run, names, interval, [(file.path, file.size) for file in files])
         return
     context = StageContext(spark, config, run, storage, progress, interval_of(run, storage, interval))
@@ -116,6 +115,16 @@ def _run(
     run_stages(context, names)
     if name == "pipeline" and log_format == "text":
         print_summary(_console(), context, {stage.name: stage.tables for stage in stages()})
+
+
+def _inputs(
+    config: PipelineConfig, run: Run, storage: Storage, first_stage: str, spark: SparkSession | None
+) -> list[FileStatus]:
+    """Return the raw files that a stage would read, or the run's tables that earlier stages have left for it."""
+    if first_stage != "ingest":
+        earlier = [stage for stage in stages() if stage.name in stages([first_stage])[0].needs]
+        return [file for stage in earlier for table in stage.tables for file in storage.find(run.table_path(table))]
+    return list_inputs(config.input, spark) + (list_catalogue(config.catalogue, spark) if config.catalogue else [])
 
 
 def _all_local(config: PipelineConfig) -> bool:

@@ -83,6 +83,7 @@ def _run_stage(context: StageContext, stage: Stage) -> None:
         "started": started.isoformat(timespec="seconds"),
         "seconds": seconds,
         "tables": {table.name: run.table_path(table) for table in stage.tables},
+        "schemas": {table.name: table.schema.simpleString() for table in stage.tables},
         **details,
     }
     storage.write_text(run.stage_record(stage.name), json.dumps(record, indent=2, ensure_ascii=False))

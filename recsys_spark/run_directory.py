@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -86,6 +88,8 @@ def interval_of(run: Run, storage: Storage, given: Interval | None) -> Interval 
 def safe_run_id(text: str) -> str:
     """Return a run id as it can stand in a path: schedulers put ``:`` and ``+`` into theirs.
 
+    A replaced character is told by a few digits at the end, so that no two ids become one run.
+
     Raises
     ------
     ConfigError
@@ -98,7 +102,7 @@ def safe_run_id(text: str) -> str:
             got=text[:200],
             allowed="up to 200 letters, digits, dots, dashes and underscores",
         )
-    return safe
+    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def open_run(root: str, storage: Storage, *, run_id: str | None, first_stage: str, interval: Interval | None) -> Run:
@@ -166,6 +170,15 @@ def _describe_runs(runs: list[Run], root: str) -> str:
     return f"runs there: {', '.join(run.run_id for run in runs[-5:])}"
 
 
+def code_fingerprint() -> str:
+    """Return a hash of this package's source files."""
+    package = Path(__file__).parent
+    content = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        content.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return content.hexdigest()[:16]
+
+
 def start_run(context: StageContext) -> None:
     """Write ``run.json``, or check that the run that is there was started from the same configuration.
 
@@ -182,6 +195,7 @@ def start_run(context: StageContext) -> None:
         "config_fingerprint": context.config.fingerprint(),
         "config": context.config.model_dump(mode="json"),
         "version": __version__,
+        "code_fingerprint": code_fingerprint(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if not context.storage.exists(path):

@@ -45,7 +45,7 @@ class Storage(Protocol):
     """What the pipeline asks of a file system; paths are the strings the user gave."""
 
     def find(self, pattern: str) -> list[FileStatus]:
-        """Return the files that a path, folder or glob names, sorted by path; hidden ones left out."""
+        """Return the files that a path, folder (at any depth) or glob names, sorted by path; hidden ones left out."""
 
     def read_head(self, path: str, n_bytes: int) -> bytes:
         """Return the first bytes of a file, decompressed by its suffix."""
@@ -221,15 +221,17 @@ class HadoopStorage:
     def find(self, pattern: str) -> list[FileStatus]:
         """Return the files that a path, folder or glob names."""
         system, place = self._open(pattern)
-        found = list(system.globStatus(place) or [])
-        statuses: list[Any] = []
-        for status in found:
-            statuses += list(system.listStatus(status.getPath())) if status.isDirectory() else [status]
-        files = [
-            FileStatus(s.getPath().toString(), s.getLen(), s.getModificationTime() / 1000)
-            for s in statuses
-            if s.isFile() and not s.getPath().getName().startswith(_HIDDEN)
-        ]
+        waiting = list(system.globStatus(place) or [])
+        files: list[FileStatus] = []
+        while waiting:
+            status = waiting.pop()
+            if status.isDirectory():
+                inside = system.listStatus(status.getPath())
+                waiting += [s for s in inside if not s.getPath().getName().startswith(_HIDDEN)]
+            elif not status.getPath().getName().startswith(_HIDDEN):
+                files.append(
+                    FileStatus(status.getPath().toString(), status.getLen(), status.getModificationTime() / 1000)
+                )
         return sorted(files, key=lambda file: file.path)
 
     def read_head(self, path: str, n_bytes: int) -> bytes:
@@ -319,7 +321,11 @@ def _local_status(path: Path) -> FileStatus:
 
 def _visible_files(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
-        if entry.is_file() and not entry.name.startswith(_HIDDEN):
+        if entry.name.startswith(_HIDDEN):
+            continue
+        if entry.is_dir():
+            yield from _visible_files(entry)
+        elif entry.is_file():
             yield entry
 
 

@@ -15,6 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("SPARK_CONF_DIR", str(ROOT / "conf" / "local"))
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 os.environ["PYSPARK_PYTHON"] = sys.executable
+# Hundreds of small queries run once each: optimising their compiled code would cost more than it saves.
+os.environ.setdefault(
+    "PYSPARK_SUBMIT_ARGS",
+    "--driver-java-options '-XX:TieredStopAtLevel=1 -XX:+UseSerialGC' pyspark-shell",
+)
 
 import hypothesis
 import pytest
@@ -42,6 +47,7 @@ def spark() -> Iterator[SparkSession]:
     # Adaptive execution would turn every small query into several jobs.
     session.conf.set("spark.sql.adaptive.enabled", "false")
     session.conf.set("spark.sql.codegen.wholeStage", "false")
+    session.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
     yield session
     session.stop()
 

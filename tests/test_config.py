@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
-from recsys_spark.config import load_config
+from recsys_spark.config import PipelineConfig, load_config
 from recsys_spark.errors import ConfigError
+from tests.conftest import ROOT
 
 
 def message(path: str, *overrides: str) -> str:
@@ -115,6 +118,22 @@ def test_absent_file_lists_the_others(tmp_path: Path) -> None:
     text = message(str(tmp_path / "c.yaml"))
     assert "does not exist" in text
     assert "other.yaml" in text
+
+
+def settings_of(model: type[BaseModel], section: str = "") -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        yield section, name, field.description or ""
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if hasattr(kind, "model_fields")]
+        for kind in inner:
+            yield from settings_of(kind, f"{section}.{name}".strip("."))
+
+
+def test_the_reference_lists_every_setting() -> None:
+    sections = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8").split("\n## ")
+    tables = {text.split("\n")[0].strip("`"): text for text in sections}
+    for section, name, description in settings_of(PipelineConfig):
+        (row,) = [line for line in tables[section or "top level"].splitlines() if line.startswith(f"| `{name}` |")]
+        assert description in row, f"{section}.{name}"
 
 
 def test_fingerprint_follows_content_not_place(write_config: Callable[..., str]) -> None:

@@ -23,7 +23,7 @@ def started(root: Path, run_id: str, date: str, interval: Interval | None = None
 
 def test_a_new_run_is_filed_under_the_day_of_its_interval(tmp_path: Path) -> None:
     run = open_run(str(tmp_path), LocalStorage(), run_id="a:b", first_stage="ingest", interval=DAY)
-    assert run.path == f"{tmp_path}/runs/date=2026-01-05/run=a-b"
+    assert run.path == f"{tmp_path}/runs/date=2026-01-05/run=a-b-6783a3"
     assert not any(tmp_path.iterdir()), "naming a run writes nothing"
 
 
@@ -45,8 +45,9 @@ def test_a_retry_without_its_interval_keeps_the_interval_of_the_run(tmp_path: Pa
 
 
 def test_run_ids_are_safe_for_paths_and_sort_by_time() -> None:
-    assert safe_run_id("manual__2026-11-21T19:46:50.45+00:00") == "manual__2026-11-21T19-46-50.45-00-00"
-    assert safe_run_id("../../etc") == "etc"
+    assert safe_run_id("manual__2026-11-21T19:46:50.45+00:00") == "manual__2026-11-21T19-46-50.45-00-00-43f9f6"
+    assert safe_run_id("../../etc") == "etc-74ccf3"
+    assert safe_run_id("a:b") != safe_run_id("a+b"), "two runs of a scheduler stay two runs"
     for bad in ("", "::", "é", "x" * 201):
         with pytest.raises(ConfigError, match="cannot be used as a directory name"):
             safe_run_id(bad)

@@ -35,7 +35,9 @@ def test_find_takes_files_folders_and_globs(storage: Storage, tmp_path: Path) ->
 
     assert names("a.csv") == ["a.csv"]
     assert names("*.csv") == ["a.csv", "b.csv"]
-    assert names("") == ["a.csv", "b.csv", "c.txt"]
+    (tmp_path / "_temporary").mkdir()
+    (tmp_path / "_temporary" / "e.csv").write_text("")
+    assert names("") == ["a.csv", "b.csv", "c.txt", "d.csv"]
     assert names("fold*") == ["d.csv"]
     assert names("absent.csv") == []
     (found,) = storage.find(str(tmp_path / "a.csv"))

@@ -8,7 +8,7 @@ from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from recsys_spark.config import InputConfig
 from recsys_spark.errors import ConfigError, ContractError
@@ -109,13 +109,18 @@ def _csv_rows(lines: DataFrame, config: InputConfig, layout: CsvLayout) -> DataF
 
 
 def _json_rows(lines: DataFrame, config: InputConfig) -> DataFrame:
+    """Parse each line as the one element of an array: Spark's parser ends at the first object's last brace.
+
+    Of ``{...}{...}``, two records on one line, it would give the first and lose the second in silence.
+    """
     columns = mapped_columns(config)
-    schema = StructType([StructField(str(name), StringType()) for name in columns.values()])
-    schema.add("malformed_line", StringType())
-    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": "malformed_line"}
-    parsed = lines.withColumn("cells", F.from_json("raw", schema, options))
+    schema = ArrayType(StructType([StructField(str(name), StringType()) for name in columns.values()]))
+    one_element = F.concat(F.lit("["), F.col("raw"), F.lit("]"))
+    parsed = lines.withColumn("objects", F.from_json(one_element, schema, {"mode": "PERMISSIVE"}))
+    is_one_object = F.coalesce(F.size("objects") == 1, F.lit(False)) & F.get("objects", F.lit(0)).isNotNull()
+    parsed = parsed.withColumn("cells", F.get("objects", F.lit(0)))
     cells: dict[str, Column] = {role: F.col("cells").getField(str(name)) for role, name in columns.items()}
-    return _rows(parsed, _fault(F.lit(False), F.col("cells.malformed_line").isNotNull()), cells)
+    return _rows(parsed, _fault(F.lit(False), ~is_one_object), cells)
 
 
 def _fault(is_header: Column, is_malformed: Column) -> Column:
@@ -149,17 +154,21 @@ def _read_parquet(spark: SparkSession, config: InputConfig, files: Sequence[File
     rows = frame.select("*", "_metadata.file_path").select(
         _source_file().alias("source_file"),
         F.to_json(F.struct(*[F.col(f"`{name}`") for name in frame.columns])).alias("raw"),
-        *[_as_text(frame, str(name)).alias(f"cell_{role}") for role, name in columns.items()],
+        *[_as_text(frame, str(name), config).alias(f"cell_{role}") for role, name in columns.items()],
     )
     return _rows(rows, F.lit(None).cast("string"), {role: F.col(f"cell_{role}") for role in columns})
 
 
-def _as_text(frame: DataFrame, name: str) -> Column:
-    """Return a typed column as the text that the checks read; a timestamp as ISO 8601."""
+def _as_text(frame: DataFrame, name: str, config: InputConfig) -> Column:
+    """Return a typed column as the text that the checks read; a typed time in ``input.timestamp_format``."""
     column = F.col(f"`{name}`")
-    if frame.schema[name].dataType.typeName() in ("timestamp", "timestamp_ntz", "date"):
-        return F.date_format(column.cast("timestamp"), "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'")
-    return column.cast("string")
+    if frame.schema[name].dataType.typeName() not in ("timestamp", "timestamp_ntz", "date"):
+        return column.cast("string")
+    time, written = column.cast("timestamp"), config.timestamp_format
+    if written in ("unix_seconds", "unix_millis"):
+        per_unit = 1_000_000 if written == "unix_seconds" else 1_000
+        return (F.unix_micros(time).cast("decimal(20,0)") / F.lit(per_unit)).cast("string")
+    return F.date_format(time, "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'" if written == "iso" else written)
 
 
 def _rows(frame: DataFrame, fault: Column, cells: dict[str, Column]) -> DataFrame:

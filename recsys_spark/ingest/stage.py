@@ -13,7 +13,13 @@ from recsys_spark.ingest.catalogue import list_catalogue, read_catalogue
 from recsys_spark.ingest.duplicates import merge_duplicates
 from recsys_spark.ingest.headers import list_inputs, require_event_times
 from recsys_spark.ingest.raw_rows import read_raw_rows
-from recsys_spark.ingest.validate import REASONS, check_rows, in_interval, without_first_headers
+from recsys_spark.ingest.validate import (
+    REASONS,
+    check_rows,
+    check_timestamp_format,
+    in_interval,
+    without_first_headers,
+)
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import FileStatus, join, storage_for
 from recsys_spark.tables import CATALOGUE, QUARANTINE, RATINGS
@@ -59,6 +65,8 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     config = context.config
     require_event_times(config.input, context.interval)
+    if config.input.columns.timestamp is not None:
+        check_timestamp_format(context.spark, config.input.timestamp_format)
     if config.catalogue is not None:
         # Before the long work: a misspelt path should not cost a night.
         list_catalogue(config.catalogue, context.spark)

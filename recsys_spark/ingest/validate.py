@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.config import IngestConfig, InputConfig
+from recsys_spark.errors import ConfigError
 from recsys_spark.interval import Interval
 
 REASONS = {
@@ -90,7 +92,8 @@ def _reason(config: IngestConfig, *, has_rating: bool, has_timestamp: bool) -> C
 
 
 def _is_blank(column: str) -> Column:
-    return F.col(column).isNull() | (F.trim(column) == "")
+    # (?U): also the no-break and ideographic spaces that spreadsheets leave behind.
+    return F.col(column).isNull() | F.col(column).rlike(r"(?U)^\s*$")
 
 
 def _event_time(timestamp_format: str) -> Column:
@@ -106,6 +109,24 @@ def _event_time(timestamp_format: str) -> Column:
     else:
         time = F.try_to_timestamp(text, F.lit(timestamp_format))
     return F.when(F.year(time).between(1970, 9999), time)
+
+
+def check_timestamp_format(spark: SparkSession, timestamp_format: str) -> None:
+    """Raise ConfigError where Spark does not know the date pattern; one job of one row."""
+    if timestamp_format in ("unix_seconds", "unix_millis", "iso"):
+        return
+    try:
+        # Not a literal: the optimizer drops what it can compute and nobody reads.
+        spark.range(1).select(F.date_format(F.timestamp_seconds("id"), timestamp_format)).collect()
+        spark.range(1).select(F.try_to_timestamp(F.col("id").cast("string"), F.lit(timestamp_format))).collect()
+    except PySparkException as error:
+        raise ConfigError(
+            "the date pattern cannot be used",
+            where="input.timestamp_format",
+            got=f"{timestamp_format!r} ({str(error).strip().splitlines()[0][:200]})",
+            allowed="unix_seconds, unix_millis, iso, or a pattern of y, M, d, H, m, s, S and quoted text",
+            remedy="for example yyyy-MM-dd HH:mm:ss",
+        ) from None
 
 
 def without_first_headers(checked: DataFrame) -> DataFrame:

@@ -61,6 +61,11 @@ def test_json_lines(make_context: MakeContext, tmp_path: Path) -> None:
         '{"user": "u", "item": "a"',
         '{"item": "a", "stars": 1}',
         '{"user": "u", "item": "b", "stars": 1e400}',
+        '{"user": "u", "item": "c", "stars": 1}{"user": "u", "item": "d", "stars": 2}',
+        '{"user": "u", "item": "c", "stars": 1}, {"user": "u", "item": "d", "stars": 2}',
+        '{"user": "u", "item": "e", "stars": 1} and more',
+        '[{"user": "u", "item": "f", "stars": 1}]',
+        "null",
     ]
     (tmp_path / "r.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
     columns = {"user": "user", "item": "item", "rating": "stars"}
@@ -76,6 +81,7 @@ def test_json_lines(make_context: MakeContext, tmp_path: Path) -> None:
         "malformed_line",
         "missing_user_id",
         "non_finite_rating",
+        *["malformed_line"] * 5,
     ]
     assert details["totals"]["rows_in"] == len(lines)
 
@@ -97,6 +103,36 @@ def test_parquet_with_typed_columns(make_context: MakeContext, tmp_path: Path) -
     assert ratings_of(context) == [("1", "a", 1.5)]
     reasons = {json.loads(row["raw"])["user_id"]: row["reason"] for row in context.read(QUARANTINE).collect()}
     assert reasons == {2: "missing_item_id", 3: "bad_timestamp"}
+
+
+def test_a_folder_of_day_folders_with_typed_times_needs_no_format(make_context: MakeContext, tmp_path: Path) -> None:
+    for day in (5, 6):
+        folder = tmp_path / "log" / f"day=2026-01-0{day}"
+        (folder / "_temporary").mkdir(parents=True)
+        times = [datetime(2026, 1, day, 12, 30, 15, 250_000, tzinfo=UTC)]
+        table = pa.table({"user_id": ["u"], "item_id": [f"i{day}"], "rating": [1.0], "at": times})
+        pq.write_table(table, folder / "part.parquet")
+        pq.write_table(table, folder / "_temporary" / "part.parquet")
+    for written in ("unix_seconds", "unix_millis", "iso", "dd.MM.yyyy HH:mm:ss.SSS"):
+        context = make_context(
+            run_id="".join(c for c in written if c.isalpha()),
+            input={
+                "path": str(tmp_path / "log"),
+                "format": "parquet",
+                "columns": {"timestamp": "at"},
+                "timestamp_format": written,
+            },
+        )
+        run(context)
+        assert ratings_of(context) == [("u", "i5", 1.0), ("u", "i6", 1.0)]
+        assert context.read(RATINGS).where("timestamp = '2026-01-05 12:30:15.25'").count() == 1
+
+
+@pytest.mark.parametrize("pattern", ["DD/MM/YYYY", "not a pattern", "yyyy-MM-dd 'open"])
+def test_a_date_pattern_that_spark_does_not_know(make_context: MakeContext, tmp_path: Path, pattern: str) -> None:
+    write(tmp_path, "user_id,item_id,rating,timestamp\nu,a,1,05/01/2026\n")
+    with pytest.raises(ConfigError, match=r"input\.timestamp_format"):
+        run(make_context(input={**TIMED, "timestamp_format": pattern}))
 
 
 def test_without_a_header_columns_are_numbers(make_context: MakeContext, tmp_path: Path) -> None:

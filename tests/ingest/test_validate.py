@@ -52,7 +52,7 @@ def test_event_times_and_the_half_open_interval(
 def test_the_first_fault_names_the_reason(spark: SparkSession) -> None:
     rows = [
         ("malformed_line", None, None, None, None),
-        (None, " ", "i", "x", "x"),
+        (None, "\u00a0\t\u3000", "i", "x", "x"),
         (None, "u", "", "x", "x"),
         (None, "u" * 9, "i", "x", "x"),
         (None, "u", "i", None, "x"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import subprocess
@@ -134,6 +135,20 @@ def test_json_log_has_one_object_per_line(capsys: pytest.CaptureFixture[str]) ->
     assert [line["objective"] for line in lines[1:]] == [1.5, 1.25]
     assert lines[1]["eta_seconds"] >= 0
     logging.getLogger("recsys_spark").handlers.clear()
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with Progress.for_stream("text").steps("train", 2) as steps:
+        steps.done("users, objective 12")
+    drawn = terminal.getvalue()
+    assert "━" in drawn
+    assert "1/2" in drawn
+    assert "users, objective 12, about 0 s left" in drawn
 
 
 def test_plain_log_tells_step_objective_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,8 @@ def test_pipeline_publishes_a_table_that_keeps_every_promise(published: tuple[Pa
     assert manifest["stages"]["ingest"]["totals"]["accepted"] == len(pairs)
     assert manifest["stages"]["ingest"]["inputs"][0]["size"] == (folder / "ratings.csv").stat().st_size
     assert manifest["run"]["config"]["train"]["rank"] == 2
+    assert len(manifest["run"]["code_fingerprint"]) == 16
+    assert manifest["stages"]["recommend"]["schemas"]["recommendations"].startswith("struct<user_id:string,")
 
 
 def test_pipeline_prints_a_summary(published: tuple[Path, list[str], str]) -> None:
