@@ -3,30 +3,28 @@
 import numpy as np
 
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array
-from recsys_spark.kernels.normal_equations import NormalEquations, add_to_diagonal
-from recsys_spark.kernels.row_batch import RowBatch
+from recsys_spark.kernels.normal_equations import NormalEquations
+from recsys_spark.kernels.objective import Ridge
+from recsys_spark.kernels.row_batch import WeightedRows
 
 # A gradient this far below the first one is rounding: further steps would follow noise.
 _RELATIVE_TOLERANCE = 1e-6
 
 
-def solve_conjugate_gradient(
-    batch: RowBatch, penalties: Float64Array, start: Float32Array, residuals: Float32Array, steps: int
-) -> Float64Array:
-    """Take conjugate gradient steps on each row's least-squares problem, without forming its matrix.
+def solve_conjugate_gradient(rows: WeightedRows, ridge: Ridge, start: Float32Array, steps: int) -> Float64Array:
+    """Take conjugate gradient steps on each row's problem, without forming its matrix.
 
-    The CGLS form keeps the residual t - Zv next to v and multiplies by Z and Z' in turn.
+    The residual h - w Z v is kept next to v, and multiplied by Z and Z' in turn. Where all pairs have a
+    weight, the ridge's diagonal holds nearly all of the curvature, and preconditions the steps.
 
     Parameters
     ----------
-    batch : RowBatch
+    rows : WeightedRows
         Observations of shape (n_rows, length, width). Not changed.
-    penalties : float64 array of shape (n_rows, width)
-        Diagonal of Lambda.
+    ridge : Ridge
+        Without a matrix.
     start : float32 array of shape (n_rows, width)
         Where each row begins. Not changed.
-    residuals : float32 array of shape (n_rows, length)
-        t - Z start. OVERWRITTEN.
     steps : int >= 0
         Steps at most; a converged row is frozen.
 
@@ -45,32 +43,35 @@ def solve_conjugate_gradient(
     Takács, Pilászy, Tikk (2011), Applications of the conjugate gradient method for implicit feedback
     collaborative filtering. doi:10.1145/2043932.2043987
     """
-    transposed = batch.design.transpose(0, 2, 1)
+    transposed = rows.design.transpose(0, 2, 1)
+    precondition = _preconditioner(ridge)
+    residuals = rows.residuals(start)
     vectors = start.astype(np.float64)
     descent = np.zeros_like(vectors)
     steepness = np.ones(len(vectors))
     floor = None
     is_moving = np.ones(len(vectors), dtype=np.bool_)
     for _ in range(steps):
-        gradient = np.matmul(transposed, residuals[:, :, None])[:, :, 0] - penalties * vectors
-        previous, steepness = steepness, _row_dot(gradient, gradient)
+        gradient = np.matmul(transposed, residuals[:, :, None])[:, :, 0] - ridge.half_gradient(vectors)
+        scaled = gradient * precondition
+        previous, steepness = steepness, _row_dot(gradient, scaled)
         floor = steepness * _RELATIVE_TOLERANCE**2 if floor is None else floor
         is_moving &= steepness > floor
         descent *= _ratio(steepness, previous, is_moving)[:, None]
-        descent += gradient
-        change = np.matmul(batch.design, descent.astype(np.float32)[:, :, None])[:, :, 0]
-        curvature = _row_dot(penalties * descent, descent) + _row_dot(change, change)
+        descent += scaled
+        change = np.matmul(rows.design, descent.astype(np.float32)[:, :, None])[:, :, 0]
+        weighted = rows.weighted(change)
+        curvature = _row_dot(ridge.diagonal * descent, descent) + _row_dot(change, weighted)
         # The least point along `descent`. The textbook's |gradient|^2 in place of this inner product is equal
         # in exact arithmetic, but lets rounding pile up once a row has converged.
         length = _ratio(_row_dot(gradient, descent), curvature, is_moving)
         vectors += length[:, None] * descent
-        change *= length.astype(np.float32)[:, None]
-        residuals -= change
+        residuals -= length.astype(np.float32)[:, None] * weighted
     return vectors
 
 
 def solve_conjugate_gradient_formed(
-    equations: NormalEquations, penalties: Float64Array, start: Float32Array, steps: int
+    equations: NormalEquations, ridge: Ridge, start: Float32Array, steps: int
 ) -> Float64Array:
     """Take the same steps on normal equations that were formed already.
 
@@ -79,9 +80,9 @@ def solve_conjugate_gradient_formed(
     Parameters
     ----------
     equations : NormalEquations
-        Data part of the systems of shape (n_rows, width, width); its gramian is overwritten.
-    penalties : float64 array of shape (n_rows, width)
-        Diagonal of Lambda.
+        The observations' part of systems of shape (n_rows, width, width); OVERWRITTEN.
+    ridge : Ridge
+        What is added to it.
     start : float32 array of shape (n_rows, width)
         Where each row begins. Not changed.
     steps : int >= 0
@@ -92,12 +93,13 @@ def solve_conjugate_gradient_formed(
     float64 array of shape (n_rows, width)
         O(n_rows width**2) per step, in float64.
     """
-    matrices = equations.gramian
-    add_to_diagonal(matrices, penalties)
+    equations.add_ridge(ridge)
+    matrices, precondition = equations.gramian, _preconditioner(ridge)
     vectors = start.astype(np.float64)
     gradient = equations.moment - np.matmul(matrices, vectors[:, :, None])[:, :, 0]
-    descent = gradient.copy()
-    steepness = _row_dot(gradient, gradient)
+    scaled = gradient * precondition
+    descent = scaled.copy()
+    steepness = _row_dot(gradient, scaled)
     floor = steepness * _RELATIVE_TOLERANCE**2
     is_moving = steepness > floor
     for _ in range(steps):
@@ -105,10 +107,15 @@ def solve_conjugate_gradient_formed(
         length = _ratio(_row_dot(gradient, descent), _row_dot(descent, change), is_moving)[:, None]
         vectors += length * descent
         gradient -= length * change
-        previous, steepness = steepness, _row_dot(gradient, gradient)
+        scaled = gradient * precondition
+        previous, steepness = steepness, _row_dot(gradient, scaled)
         is_moving &= steepness > floor
-        descent = gradient + _ratio(steepness, previous, is_moving)[:, None] * descent
+        descent = scaled + _ratio(steepness, previous, is_moving)[:, None] * descent
     return vectors
+
+
+def _preconditioner(ridge: Ridge) -> Float64Array | float:
+    return 1.0 if ridge.pull is None else 1.0 / ridge.diagonal
 
 
 def _row_dot(left: Float64Array | Float32Array, right: Float64Array | Float32Array) -> Float64Array:

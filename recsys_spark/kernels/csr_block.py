@@ -31,12 +31,15 @@ class CsrBlock:
         Global index of each entry's column on the other side, ascending within a row.
     values : float32 array of shape (nnz,)
         The observed ratings.
+    weights : float32 array of shape (nnz,) or None
+        How much each of them counts; None: all ones.
     """
 
     row_index: Int32Array
     indptr: Int64Array
     column_index: Int32Array
     values: Float32Array
+    weights: Float32Array | None = None
 
     @property
     def n_rows(self) -> int:
@@ -54,7 +57,9 @@ class CsrBlock:
         return np.diff(self.indptr)
 
 
-def build_csr_block(row_index: IntArray, column_index: IntArray, values: FloatArray) -> CsrBlock:
+def build_csr_block(
+    row_index: IntArray, column_index: IntArray, values: FloatArray, weights: FloatArray | None = None
+) -> CsrBlock:
     """Sort observations into a block.
 
     The result is canonical: any order of the same observations gives the same block.
@@ -65,6 +70,8 @@ def build_csr_block(row_index: IntArray, column_index: IntArray, values: FloatAr
         Global indexes from 0 to 2**31 - 1; each (row, column) pair at most once.
     values : float array of shape (nnz,)
         One value per pair.
+    weights : float array of shape (nnz,), optional
+        One weight per pair.
 
     Returns
     -------
@@ -82,10 +89,11 @@ def build_csr_block(row_index: IntArray, column_index: IntArray, values: FloatAr
     working memory. The inputs are not changed.
     """
     rows, columns = _as_index(row_index, "row_index"), _as_index(column_index, "column_index")
-    if not len(rows) == len(columns) == len(values):
+    n_weights = len(values) if weights is None else len(weights)
+    if not len(rows) == len(columns) == len(values) == n_weights:
         raise ShapeError(
-            "row_index, column_index and values must have one entry per observation, got lengths "
-            f"{len(rows)}, {len(columns)} and {len(values)}"
+            "row_index, column_index, values and weights must have one entry per observation, got lengths "
+            f"{len(rows)}, {len(columns)}, {len(values)} and {n_weights}"
         )
     order = _order_by_row_then_column(rows, columns)
     rows, columns = rows[order], columns[order]
@@ -96,6 +104,7 @@ def build_csr_block(row_index: IntArray, column_index: IntArray, values: FloatAr
         indptr=starts,
         column_index=columns.astype(np.int32),
         values=np.asarray(values, dtype=np.float32)[order],
+        weights=None if weights is None else np.asarray(weights, dtype=np.float32)[order],
     )
 
 

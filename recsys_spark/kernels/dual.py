@@ -3,27 +3,29 @@
 import numpy as np
 
 from recsys_spark.kernels.arrays import Float64Array
-from recsys_spark.kernels.normal_equations import NormalEquations, solve_normal_equations
-from recsys_spark.kernels.row_batch import RowBatch
+from recsys_spark.kernels.normal_equations import add_to_diagonal, solve_systems
+from recsys_spark.kernels.objective import Ridge
+from recsys_spark.kernels.row_batch import WeightedRows
 
 
-def solve_dual(batch: RowBatch, penalties: Float64Array) -> Float64Array:
+def solve_dual(rows: WeightedRows, ridge: Ridge) -> Float64Array:
     """Solve each row by the push-through identity.
 
-    With P = Lambda^-1, the minimiser of |t - Zv|^2 + v' Lambda v is v = P Z' (I + Z P Z')^-1 t: exact, with a
-    system of the order of the padded length instead of the width.
+    With D the ridge's diagonal, P = D^-1 and q its pull, the solution of (Z'WZ + D) v = Z'h + q is
+    v = P (Z'y + q) where (I + W Z P Z') y = h - W Z P q: exact, with a system of the order of the padded length
+    instead of the width.
 
     Parameters
     ----------
-    batch : RowBatch
+    rows : WeightedRows
         Observations of shape (n_rows, length, width). Not changed.
-    penalties : float64 array of shape (n_rows, width)
-        Diagonal of Lambda, all > 0.
+    ridge : Ridge
+        With a diagonal > 0 and no matrix.
 
     Returns
     -------
     float64 array of shape (n_rows, width)
-        Solved rows; a padded observation gets weight zero.
+        Solved rows; a padded observation gets y = 0.
 
     Notes
     -----
@@ -35,9 +37,18 @@ def solve_dual(batch: RowBatch, penalties: Float64Array) -> Float64Array:
     ----------
     Henderson, Searle (1981), On deriving the inverse of a sum of matrices. doi:10.1137/1023004
     """
-    root = 1.0 / np.sqrt(penalties)
-    scaled = batch.design * root[:, None, :]
+    root = 1.0 / np.sqrt(ridge.diagonal)
+    scaled = rows.design * root[:, None, :]
     transposed = scaled.transpose(0, 2, 1)
-    system = NormalEquations(np.matmul(scaled, transposed), batch.targets.astype(np.float64))
-    weights = solve_normal_equations(system, np.ones(batch.targets.shape))
-    return np.asarray(np.matmul(transposed, weights[:, :, None])[:, :, 0] * root)
+    system, right_side = np.matmul(scaled, transposed), rows.linear.astype(np.float64)
+    pull = None if ridge.pull is None else root * ridge.pull
+    if pull is not None:
+        right_side -= rows.weighted(np.matmul(scaled, pull[:, :, None])[:, :, 0])
+    if rows.curvature is not None:
+        system *= rows.curvature[:, :, None]
+    add_to_diagonal(system, 1.0)
+    weights = solve_systems(system, right_side)
+    vectors = np.matmul(transposed, weights[:, :, None])[:, :, 0]
+    if pull is not None:
+        vectors += pull
+    return np.asarray(vectors * root)

@@ -1,11 +1,52 @@
 """The vectors of the side that stays fixed, prepared for solving the rows of the other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from recsys_spark.errors import ShapeError
-from recsys_spark.kernels.arrays import Float32Array
+from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array
+from recsys_spark.kernels.objective import Regularization
+
+# Rotated in stacks of this many rows: every product has one shape, so that a row's result is its own.
+_ROWS_PER_ROTATION = 256
+
+
+@dataclass(frozen=True, slots=True)
+class AllPairs:
+    """What the pairs of a row with *every* fixed vector add to its problem, in a basis of their own.
+
+    With S the diagonal matrix that gives the bias the factors' penalty, and Q E Q' the eigendecomposition of
+    S^-1 G S^-1, a row is solved for u where v = S^-1 Q u. There both the term of all pairs,
+    u' diag(curvature) u - 2 pull . u + constant, and the penalty are diagonal, whatever the row's own penalty.
+
+    Attributes
+    ----------
+    curvature : float64 array of shape (width,)
+        ``weight * E``.
+    pull : float64 array of shape (width,)
+        Minus ``weight`` times the sum of offset and design vector over the fixed side.
+    constant : float
+        ``weight`` times the sum of squared offsets.
+    degree : float
+        What unobserved pairs add to a row's degree in its penalty.
+    from_basis, to_basis : float64 arrays of shape (width, width)
+        ``v = from_basis @ u`` and ``u = to_basis @ v``.
+    matrix : float64 array of shape (width, width) or None
+        ``weight * G`` where the basis is the model's own and ``curvature`` is zero; else None.
+    """
+
+    curvature: Float64Array
+    pull: Float64Array
+    constant: float
+    degree: float
+    from_basis: Float64Array
+    to_basis: Float64Array
+    matrix: Float64Array | None = None
+
+    def regularization_in_basis(self, regularization: Regularization) -> Regularization:
+        """Return the penalties of u: in the basis of the eigenvectors, the factors' for all entries."""
+        return replace(regularization, biases=False) if self.matrix is None else regularization
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +59,16 @@ class FixedSide:
     Attributes
     ----------
     design : float32 array of shape (n_fixed + 1, width), C-contiguous
-        With biases ``[x_j, 1]``, otherwise ``x_j``.
+        With biases ``[x_j, 1]``, otherwise ``x_j``; in the basis of ``all_pairs`` where there is one. Zero
+        where the fixed row was never trained.
     offsets : float32 array of shape (n_fixed + 1,)
-        Global mean plus the fixed bias: what a rating holds before the row being solved adds anything.
+        Constant plus the fixed bias: what a score holds before the row being solved adds anything.
+    all_pairs : AllPairs or None
     """
 
     design: Float32Array
     offsets: Float32Array
+    all_pairs: AllPairs | None = None
 
     @property
     def n_fixed(self) -> int:
@@ -37,17 +81,21 @@ class FixedSide:
         return int(self.design.shape[1])
 
 
-def make_fixed_side(vectors: Float32Array, global_mean: float, biases: bool) -> FixedSide:
+def make_fixed_side(
+    vectors: Float32Array, constant: float, biases: bool, *, is_trained: BoolArray | None = None
+) -> FixedSide:
     """Prepare the fixed side's vectors.
 
     Parameters
     ----------
     vectors : float32 array of shape (n_fixed, width)
         Factors, then the bias if ``biases``. Not changed.
-    global_mean : float
-        Mean rating.
+    constant : float
+        Part of every score, such as the mean rating.
     biases : bool
         Whether the last column is a bias.
+    is_trained : bool array of shape (n_fixed,), optional
+        False for rows that no observation names: they take no part in anything. Default: all are.
 
     Returns
     -------
@@ -65,8 +113,99 @@ def make_fixed_side(vectors: Float32Array, global_mean: float, biases: bool) -> 
     design = np.zeros((n_fixed + 1, width), dtype=np.float32)
     design[:-1] = vectors
     offsets = np.zeros(n_fixed + 1, dtype=np.float32)
-    offsets[:-1] = global_mean
+    offsets[:-1] = constant
     if biases:
-        offsets[:-1] = global_mean + vectors[:, -1].astype(np.float64)
+        offsets[:-1] = constant + vectors[:, -1].astype(np.float64)
         design[:-1, -1] = 1.0
+    if is_trained is not None:
+        design[:-1][~is_trained] = 0.0
+        offsets[:-1][~is_trained] = 0.0
     return FixedSide(design=design, offsets=offsets)
+
+
+def with_offsets(fixed: FixedSide) -> Float32Array:
+    """Return design vectors and offsets side by side, shape (n_fixed, width + 1): what `all_pairs` sums up."""
+    return np.concatenate([fixed.design[:-1], fixed.offsets[:-1, None]], axis=1)
+
+
+def all_pairs(
+    gramian: Float64Array,
+    n_trained: int,
+    weight: float,
+    regularization: Regularization,
+    *,
+    counts_unobserved: bool,
+    rotated: bool = True,
+) -> AllPairs:
+    """Return the term of all pairs, from the Gramian of the fixed side.
+
+    Parameters
+    ----------
+    gramian : float64 array of shape (width + 1, width + 1)
+        Of `with_offsets`.
+    n_trained : int
+        Fixed rows that were trained.
+    weight : float > 0
+        Of every pair.
+    regularization : Regularization
+        With ``reg_param`` > 0, and ``bias_reg_param`` > 0 if there are biases.
+    counts_unobserved : bool
+        Whether a row's degree counts ``weight * n_trained`` unobserved pairs.
+    rotated : bool, default True
+        False: keep the model's own basis, for constraints on its entries.
+
+    Returns
+    -------
+    AllPairs
+        O(width**3).
+
+    Raises
+    ------
+    ShapeError
+        If a penalty is zero: the basis is that of the Gramian beside the penalty.
+    """
+    reg_param, bias_reg_param = regularization.reg_param, regularization.bias_reg_param
+    if reg_param == 0 or (regularization.biases and bias_reg_param == 0):
+        raise ShapeError("a weight of unobserved pairs needs reg_param and bias_reg_param > 0")
+    width = len(gramian) - 1
+    constant = weight * float(gramian[width, width])
+    degree = weight * n_trained if counts_unobserved else 0.0
+    if not rotated:
+        matrix, pull, same = weight * gramian[:width, :width], -weight * gramian[:width, width], np.eye(width)
+        return AllPairs(np.zeros(width), pull, constant, degree, same, same, matrix)
+    scale = np.ones(width)
+    if regularization.biases:
+        scale[-1] = np.sqrt(bias_reg_param / reg_param)
+    eigenvalues, eigenvectors = np.linalg.eigh(gramian[:width, :width] / np.outer(scale, scale))
+    from_basis = eigenvectors / scale[:, None]
+    return AllPairs(
+        # The smallest ones are rounding, and may come out below zero.
+        curvature=weight * np.maximum(eigenvalues, 0.0),
+        pull=-weight * (from_basis.T @ gramian[:width, width]),
+        constant=constant,
+        degree=degree,
+        from_basis=from_basis,
+        to_basis=eigenvectors.T * scale[None, :],
+    )
+
+
+def in_basis(fixed: FixedSide, part: AllPairs) -> FixedSide:
+    """Return the fixed side with its design vectors in the basis of a term of all pairs.
+
+    A design vector's result depends on itself alone, not on the others. O(n_fixed width**2).
+    """
+    return FixedSide(rotate(fixed.design, part.from_basis.T), fixed.offsets, part)
+
+
+def rotate(vectors: Float32Array, transform: Float64Array) -> Float32Array:
+    """Compute ``transform @ v`` for each row v, in float32: rows of shape (n, width).
+
+    The same bits for a row wherever it stands and whatever stands beside it.
+    """
+    n_rows, width = vectors.shape
+    n_stacks = -(-n_rows // _ROWS_PER_ROTATION)
+    padded = np.zeros((n_stacks * _ROWS_PER_ROTATION, width), dtype=np.float32)
+    padded[:n_rows] = vectors
+    stacks = padded.reshape(n_stacks, _ROWS_PER_ROTATION, width)
+    rotated: Float32Array = np.matmul(stacks, transform.T.astype(np.float32)).reshape(-1, width)
+    return rotated[:n_rows]

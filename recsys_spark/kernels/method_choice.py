@@ -9,7 +9,7 @@ from recsys_spark.errors import ShapeError
 from recsys_spark.kernels.arrays import Float64Array, Int64Array
 from recsys_spark.kernels.degree_ladder import LADDER
 
-Solver = Literal["auto", "cholesky", "dual", "cg"]
+Solver = Literal["auto", "cholesky", "dual", "cg", "subspace", "gradient"]
 
 DUAL_MAX_LENGTH = 2048
 """Beyond this many observations the dual's system is never worth forming."""
@@ -23,6 +23,18 @@ class Method(IntEnum):
     DUAL = 0
     DIRECT = 1
     CG = 2
+    SUBSPACE = 3
+    GRADIENT = 4
+    NONNEGATIVE = 5
+
+
+# What needs no choice: one method for rows of every length.
+_FORCED: dict[str, Method] = {
+    "cholesky": Method.DIRECT,
+    "cg": Method.CG,
+    "subspace": Method.SUBSPACE,
+    "gradient": Method.GRADIENT,
+}
 
 
 def choose_methods(
@@ -36,7 +48,7 @@ def choose_methods(
         Padded lengths.
     width : int
         Entries of a row's vector.
-    solver : {"auto", "cholesky", "dual", "cg"}
+    solver : {"auto", "cholesky", "dual", "cg", "subspace", "gradient"}
         "auto" takes the cheaper of the two exact methods, or conjugate gradients where there is a start to
         warm up from and they cost less than 1 / 1.5 of it: rows of middle length at large width. "dual" falls
         back to the normal equations beyond 2,048 observations and where a penalty is zero, since the identity
@@ -58,15 +70,14 @@ def choose_methods(
     ShapeError
         If ``solver`` is unknown.
     """
-    if solver == "cholesky":
-        return np.full(len(lengths), Method.DIRECT)
-    if solver == "cg":
-        return np.full(len(lengths), Method.CG)
+    if solver in _FORCED:
+        return np.full(len(lengths), _FORCED[solver])
     can_dual = (lengths <= DUAL_MAX_LENGTH) & is_positive
     if solver == "dual":
         return np.where(can_dual, Method.DUAL, Method.DIRECT)
     if solver != "auto":
-        raise ShapeError(f'solver must be "auto", "cholesky", "dual" or "cg", got {solver!r}')
+        known = ", ".join(("auto", "dual", *_FORCED))
+        raise ShapeError(f"solver must be one of {known}, got {solver!r}")
     costs = _costs(lengths.astype(np.float64), width, cg_steps)
     exact = np.where(can_dual & (costs.dual < costs.direct), Method.DUAL, Method.DIRECT)
     cheapest = np.where(exact == Method.DUAL, costs.dual, costs.direct)

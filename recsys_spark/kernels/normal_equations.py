@@ -5,21 +5,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys_spark.kernels.arrays import Float32Array, Float64Array
-from recsys_spark.kernels.row_batch import RowBatch
+from recsys_spark.kernels.objective import Ridge
+from recsys_spark.kernels.row_batch import WeightedRows
 
 _SYRK_MIN_LENGTH_PER_WIDTH = 3
 
 
 @dataclass(frozen=True, slots=True)
 class NormalEquations:
-    """The data's part of each row's linear system; sums of several parts are again one.
+    """The observations' part of each row's linear system; sums of several parts are again one.
 
     Attributes
     ----------
     gramian : float64 array of shape (n_rows, width, width)
-        Z'Z, accumulated in float32 within a batch and in float64 across batches.
+        Z' diag(w) Z, accumulated in float32 within a batch and in float64 across batches.
     moment : float64 array of shape (n_rows, width)
-        Z't, likewise.
+        Z'h, likewise.
     """
 
     gramian: Float64Array
@@ -30,13 +31,21 @@ class NormalEquations:
         np.add(self.gramian, other.gramian, out=self.gramian)
         np.add(self.moment, other.moment, out=self.moment)
 
+    def add_ridge(self, ridge: Ridge) -> None:
+        """Add what stands beside the observations, in place: the whole system is then here."""
+        add_to_diagonal(self.gramian, ridge.diagonal)
+        if ridge.matrix is not None:
+            np.add(self.gramian, ridge.matrix, out=self.gramian)
+        if ridge.pull is not None:
+            np.add(self.moment, ridge.pull, out=self.moment)
 
-def form_normal_equations(batch: RowBatch) -> NormalEquations:
-    """Form Z'Z and Z't of each row.
+
+def form_normal_equations(rows: WeightedRows) -> NormalEquations:
+    """Form Z' diag(w) Z and Z'h of each row.
 
     Parameters
     ----------
-    batch : RowBatch
+    rows : WeightedRows
         Observations of shape (n_rows, length, width). Not changed.
 
     Returns
@@ -44,20 +53,20 @@ def form_normal_equations(batch: RowBatch) -> NormalEquations:
     NormalEquations
         O(n_rows length width**2), in float32 BLAS.
     """
-    transposed = batch.design.transpose(0, 2, 1)
-    moment = np.matmul(transposed, batch.targets[:, :, None])[:, :, 0]
-    return NormalEquations(_gramian(batch.design).astype(np.float64), moment.astype(np.float64))
+    transposed = rows.design.transpose(0, 2, 1)
+    moment = np.matmul(transposed, rows.linear[:, :, None])[:, :, 0]
+    return NormalEquations(gramian(rows.design, rows.curvature).astype(np.float64), moment.astype(np.float64))
 
 
-def solve_normal_equations(equations: NormalEquations, penalties: Float64Array) -> Float64Array:
-    """Solve (Z'Z + Lambda) v = Z't for each row.
+def solve_normal_equations(equations: NormalEquations, ridge: Ridge) -> Float64Array:
+    """Solve (Z' diag(w) Z + Lambda) v = Z'h for each row.
 
     Parameters
     ----------
     equations : NormalEquations
-        Data part of the systems; its gramian is overwritten.
-    penalties : float64 array of shape (n_rows, width)
-        Diagonal of Lambda.
+        The observations' part of the systems; OVERWRITTEN.
+    ridge : Ridge
+        What is added to it.
 
     Returns
     -------
@@ -73,12 +82,16 @@ def solve_normal_equations(equations: NormalEquations, penalties: Float64Array) 
     ----------
     Zhou et al. (2008), eq. 8. doi:10.1007/978-3-540-68880-8_32
     """
-    gramian, moment = equations.gramian, equations.moment[:, :, None]
-    add_to_diagonal(gramian, penalties)
+    equations.add_ridge(ridge)
+    return solve_systems(equations.gramian, equations.moment)
+
+
+def solve_systems(matrices: Float64Array, right_sides: Float64Array) -> Float64Array:
+    """Solve (n, m, m) systems for (n, m) right sides; NaN where a system is singular."""
     try:
-        return np.asarray(np.linalg.solve(gramian, moment)[:, :, 0])
+        return np.asarray(np.linalg.solve(matrices, right_sides[:, :, None])[:, :, 0])
     except np.linalg.LinAlgError:
-        return np.stack([_solve_one(*system) for system in zip(gramian, moment, strict=True)])
+        return np.stack([_solve_one(*system) for system in zip(matrices, right_sides, strict=True)])
 
 
 def add_to_diagonal(matrices: Float64Array, diagonals: Float64Array | float) -> None:
@@ -87,25 +100,27 @@ def add_to_diagonal(matrices: Float64Array, diagonals: Float64Array | float) -> 
     matrices.reshape(n_matrices, order * order)[:, :: order + 1] += diagonals
 
 
-def _gramian(design: Float32Array) -> Float32Array:
-    """Z'Z of each row.
+def gramian(design: Float32Array, curvature: Float32Array | None) -> Float32Array:
+    """Compute Z' diag(w) Z of each row.
 
     Given an array and its own transpose, NumPy calls SYRK and mirrors the triangle in a scalar loop. That
     pays for long rows only, so short ones are multiplied in two halves, which BLAS sees as plain products.
     """
     n_rows, length, width = design.shape
     transposed = design.transpose(0, 2, 1)
+    if curvature is not None:
+        return np.asarray(np.matmul(transposed, design * curvature[:, :, None]))
     if length >= _SYRK_MIN_LENGTH_PER_WIDTH * width or width == 1:
         return np.asarray(np.matmul(transposed, design))
-    gramian = np.empty((n_rows, width, width), dtype=np.float32)
+    formed = np.empty((n_rows, width, width), dtype=np.float32)
     half = width // 2
-    np.matmul(transposed[:, :half], design, out=gramian[:, :half])
-    np.matmul(transposed[:, half:], design, out=gramian[:, half:])
-    return gramian
+    np.matmul(transposed[:, :half], design, out=formed[:, :half])
+    np.matmul(transposed[:, half:], design, out=formed[:, half:])
+    return formed
 
 
 def _solve_one(matrix: Float64Array, right_side: Float64Array) -> Float64Array:
     try:
-        return np.asarray(np.linalg.solve(matrix, right_side)[:, 0])
+        return np.asarray(np.linalg.solve(matrix, right_side[:, None])[:, 0])
     except np.linalg.LinAlgError:
         return np.full(len(matrix), np.nan)

@@ -1,18 +1,17 @@
-"""The one place that defines the objective and scales its regularisation.
+"""How the regularisation is scaled, and what stands beside a row's observations in the objective.
 
-For row vectors v over the fixed side's design vectors z and targets t (rating minus global mean minus the
-fixed bias), a row of degree n adds to the objective
-
-    sum_j (t_j - z_j . v)**2  +  sum_f penalty_f v_f**2
-
-with ``penalty_f = reg_param * n**reg_exponent`` for a factor and ``bias_reg_param * n**reg_exponent`` for
-the bias, the last entry. Exponent 1 is weighted-lambda regularisation (ALS-WR, and Spark MLlib's), 0 the
-plain one.
+A row of degree n with vector v adds to the objective the losses of its observations (see ``losses``), the
+term of all pairs (see ``fixed_side.AllPairs``), and ``sum_f penalty_f v_f**2`` with
+``penalty_f = reg_param * n**reg_exponent`` for a factor and ``bias_reg_param * n**reg_exponent`` for the
+bias, the last entry. Exponent 1 is weighted-lambda regularisation (ALS-WR, and Spark MLlib's), 0 the plain
+one. Where unobserved pairs have a weight, n counts them at that weight (iALS, eq. 8; not in MLlib's loss).
 
 References
 ----------
 Zhou, Wilkinson, Schreiber, Pan (2008), Large-scale parallel collaborative filtering for the Netflix Prize,
 eq. 3. doi:10.1007/978-3-540-68880-8_32
+Rendle, Krichene, Zhang, Koren (2022), Revisiting the performance of iALS on item recommendation benchmarks.
+doi:10.1145/3523227.3548486
 """
 
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys_spark.errors import ShapeError
-from recsys_spark.kernels.arrays import Float32Array, Float64Array, IntArray
+from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int64Array, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,9 @@ class Regularization:
                 raise ShapeError(f"{name} must be finite and >= 0, got {amount}")
 
 
-def row_penalties(degrees: IntArray, width: int, regularization: Regularization) -> Float64Array:
+def row_penalties(
+    degrees: IntArray, width: int, regularization: Regularization, unobserved_degree: float = 0.0
+) -> Float64Array:
     """Compute the diagonal of each row's penalty matrix.
 
     Parameters
@@ -63,35 +64,50 @@ def row_penalties(degrees: IntArray, width: int, regularization: Regularization)
         Entries of a row's vector, the bias included.
     regularization : Regularization
         Penalties before scaling.
+    unobserved_degree : float, default 0
+        Added to every degree: the unobserved pairs at their weight.
 
     Returns
     -------
     float64 array of shape (n_rows, width)
         The last column is the bias's where ``regularization.biases``.
     """
-    scale = np.maximum(np.asarray(degrees), 1).astype(np.float64) ** regularization.reg_exponent
+    counted = np.maximum(np.asarray(degrees), 1).astype(np.float64) + unobserved_degree
+    scale = counted**regularization.reg_exponent
     penalties = np.repeat((regularization.reg_param * scale)[:, None], width, axis=1)
     if regularization.biases:
         penalties[:, -1] = regularization.bias_reg_param * scale
     return penalties
 
 
-def squared_error(residuals: Float32Array) -> Float64Array:
-    """Sum the squares of each row's residuals, in float64.
+@dataclass(frozen=True, slots=True)
+class Ridge:
+    """What stands beside the observations of some rows: v' (diag(diagonal) + matrix) v - 2 pull . v.
 
-    Parameters
+    Attributes
     ----------
-    residuals : float32 array of shape (n_rows, length)
-        Targets minus predictions; zero where a row is padded.
-
-    Returns
-    -------
-    float64 array of shape (n_rows,)
-        Rating units squared.
+    diagonal : float64 array of shape (n_rows, width)
+        Penalties, and the curvature of all pairs where it is diagonal.
+    pull : float64 array of shape (width,) or None
+        Linear part of all pairs; None: zero, and so is their curvature.
+    matrix : float64 array of shape (width, width) or None
+        Curvature of all pairs where it is not diagonal.
     """
-    wide = residuals.astype(np.float64)
-    wide *= wide
-    return np.asarray(wide.sum(axis=1))
+
+    diagonal: Float64Array
+    pull: Float64Array | None = None
+    matrix: Float64Array | None = None
+
+    def of(self, rows: Int64Array) -> "Ridge":
+        """Return the ridge of some of the rows."""
+        return Ridge(self.diagonal[rows], self.pull, self.matrix)
+
+    def half_gradient(self, vectors: Float64Array) -> Float64Array:
+        """Return half the gradient at row vectors of shape (n_rows, width)."""
+        gradient = self.diagonal * vectors
+        if self.matrix is not None:
+            gradient += np.matmul(self.matrix, vectors[:, :, None])[:, :, 0]
+        return gradient if self.pull is None else gradient - self.pull
 
 
 def penalty(vectors: Float32Array, penalties: Float64Array) -> Float64Array:

@@ -1,31 +1,68 @@
 """One half-iteration of a block: solve its rows against the fixed side."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from recsys_spark.errors import NumericalError, ShapeError
 from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int64Array
-from recsys_spark.kernels.conjugate_gradient import (
-    solve_conjugate_gradient,
-    solve_conjugate_gradient_formed,
-)
+from recsys_spark.kernels.conjugate_gradient import solve_conjugate_gradient, solve_conjugate_gradient_formed
 from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.kernels.degree_ladder import LADDER, LengthBatch, padded_lengths, plan_batches
 from recsys_spark.kernels.dual import solve_dual
-from recsys_spark.kernels.fixed_side import FixedSide
+from recsys_spark.kernels.fixed_side import AllPairs, FixedSide, rotate
+from recsys_spark.kernels.gradient_descent import solve_gradient
+from recsys_spark.kernels.losses import SQUARED, Loss
 from recsys_spark.kernels.method_choice import Method, Solver, choose_methods
+from recsys_spark.kernels.nonnegative import solve_nonnegative
 from recsys_spark.kernels.normal_equations import (
     NormalEquations,
     form_normal_equations,
     solve_normal_equations,
 )
-from recsys_spark.kernels.objective import Regularization, penalty, row_penalties, squared_error
-from recsys_spark.kernels.row_batch import BatchGatherer, RowBatch
+from recsys_spark.kernels.objective import Regularization, Ridge, penalty, row_penalties
+from recsys_spark.kernels.row_batch import BatchGatherer, RowBatch, WeightedRows
+from recsys_spark.kernels.subspace import solve_subspace, solve_subspace_formed
 
 # 1 MB of float32: a batch's design vectors stay in a core's second-level cache from gathering to residuals.
 _MAX_BATCH_FLOATS = 1 << 18
+# Newton steps whose every halving is worse than standing still have met the rounding of the objective.
+_MOST_HALVINGS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """What is minimised over each row, and how.
+
+    Attributes
+    ----------
+    regularization : Regularization
+    loss : Loss
+    solver : {"auto", "cholesky", "dual", "cg", "subspace", "gradient"}
+        "cholesky" forms the normal equations and solves them exactly; "dual" solves an equivalent system of
+        the order of the row's degree, exactly, where that makes sense; "cg" takes a few conjugate gradient
+        steps from where the row was; "subspace" minimises over a few entries at a time; "gradient" takes
+        gradient steps. "auto" chooses by degree and width, see `choose_methods`.
+    cg_steps, gradient_steps, newton_steps : int >= 1
+        Steps at most; Newton's are for the logistic loss, each of them solved by ``solver``.
+    nonnegative : bool
+        Whether factors (not biases) must be >= 0; then ``solver`` is not asked.
+    """
+
+    regularization: Regularization
+    loss: Loss = SQUARED
+    solver: Solver = "auto"
+    cg_steps: int = 3
+    gradient_steps: int = 5
+    newton_steps: int = 5
+    nonnegative: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject numbers of steps that would do nothing."""
+        for name in ("cg_steps", "gradient_steps", "newton_steps"):
+            if getattr(self, name) < 1:
+                raise ShapeError(f"{name} must be >= 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,48 +73,40 @@ class RowSolution:
     ----------
     vectors : float32 array of shape (n_rows, width)
         In the order of the block's ``row_index``.
-    squared_error : float64 array of shape (n_rows,)
-        Sum of squared residuals of each row, computed from ``vectors`` as returned.
-    penalty : float64 array of shape (n_rows,)
-        Regularisation term of each row, likewise.
+    observed, unobserved, penalty : float64 arrays of shape (n_rows,)
+        Loss of each row's observations, its term of all pairs, and its regularisation; computed from the
+        vectors as they are.
     """
 
     vectors: Float32Array
-    squared_error: Float64Array
+    observed: Float64Array
+    unobserved: Float64Array
     penalty: Float64Array
+
+    @property
+    def objective(self) -> Float64Array:
+        """Each row's share of the objective."""
+        return self.observed + self.unobserved + self.penalty
 
 
 def solve_rows(
-    block: CsrBlock,
-    fixed: FixedSide,
-    regularization: Regularization,
-    *,
-    solver: Solver,
-    start: Float32Array | None = None,
-    cg_steps: int = 3,
+    block: CsrBlock, fixed: FixedSide, problem: RowProblem, start: Float32Array | None = None
 ) -> RowSolution:
-    """Solve one regularised least-squares problem per row of a block.
+    """Minimise the objective over each row of a block.
 
-    Row p minimises sum_j (t_j - z_j . v)^2 + v' Lambda v over its observations j, with t_j the rating minus
-    the fixed side's offset and Lambda as `objective` defines it. A row's result depends bit for bit on its
-    own observations, its own start, the fixed side and the parameters alone: not on the block it is in.
+    A row's result depends bit for bit on its own observations, its own start, the fixed side and the problem
+    alone: not on the block it is in.
 
     Parameters
     ----------
     block : CsrBlock
         Rows to solve; column indexes point into the fixed side. Not changed.
     fixed : FixedSide
-        From `make_fixed_side`. Not changed.
-    regularization : Regularization
-        Penalties, and whether the last entry is a bias.
-    solver : {"auto", "cholesky", "dual", "cg"}
-        "cholesky" forms the normal equations and solves them exactly; "dual" solves an equivalent system of
-        the order of the row's degree, exactly, where that makes sense; "cg" takes a few steps from ``start``.
-        "auto" chooses by degree and width, see `choose_methods`.
+        In the basis of its term of all pairs, where the loss has one. Not changed.
+    problem : RowProblem
     start : float32 array of shape (n_rows, width), optional
-        Rows of the last iteration, for conjugate gradients; zeros if not given. Not changed.
-    cg_steps : int >= 1, default 3
-        Conjugate gradient steps. Their result never has a higher objective than ``start``.
+        Rows of the last iteration, for the methods that go on from there; zeros if not given. Not changed.
+        No method returns a row with a higher objective than its start.
 
     Returns
     -------
@@ -87,134 +116,252 @@ def solve_rows(
     Raises
     ------
     ShapeError
-        If a column index lies outside the fixed side, ``start`` has the wrong shape, or ``cg_steps`` < 1.
+        If a column index lies outside the fixed side, ``start`` has the wrong shape, or the fixed side lacks
+        the loss's term of all pairs.
     NumericalError
         If a solved row is not finite; names its global index.
 
     Notes
     -----
     O(nnz width**2 + n_rows width**3) time at most for the exact methods, O(nnz width) per conjugate gradient
-    step. Works in batches of a few MB, whatever the block's size.
+    or gradient step. Works in batches of a few MB, whatever the block's size.
 
     References
     ----------
     Zhou et al. (2008), eq. 8, with biases as one more factor that is fixed at one on the other side.
     """
-    _check_shapes(block, fixed, start, cg_steps)
-    penalties = row_penalties(block.degrees, fixed.width, regularization)
+    _check_arguments(block, fixed, problem, start)
     solution = RowSolution(
-        vectors=np.zeros((block.n_rows, fixed.width), dtype=np.float32),
-        squared_error=np.zeros(block.n_rows),
-        penalty=np.zeros(block.n_rows),
+        np.zeros((block.n_rows, fixed.width), dtype=np.float32), *(np.zeros(block.n_rows) for _ in range(3))
     )
-    task = _Task(BatchGatherer(block, fixed), penalties, start, cg_steps)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for batch in _plan(block, fixed.width, penalties, solver, start is not None, cg_steps):
-            solved = task.solve_sliced(batch) if batch.is_sliced else task.solve_stacked(batch)
-            solution.vectors[batch.rows] = solved.vectors
-            solution.squared_error[batch.rows] = solved.squared_error
-            solution.penalty[batch.rows] = solved.penalty
+    task = _Task(block, fixed, problem, start)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for plan in _plan(block, fixed, problem, has_start=start is not None):
+            solved = task.solve(plan)
+            for name in ("vectors", "observed", "unobserved", "penalty"):
+                getattr(solution, name)[plan.rows] = getattr(solved, name)
     _reject_non_finite(block, solution)
     return solution
 
 
-@dataclass(frozen=True, slots=True)
 class _Task:
     """What the batches of one call share."""
 
-    gatherer: BatchGatherer
-    penalties: Float64Array
-    start: Float32Array | None
-    cg_steps: int
+    def __init__(self, block: CsrBlock, fixed: FixedSide, problem: RowProblem, start: Float32Array | None) -> None:
+        self._problem = problem
+        self._gatherer = BatchGatherer(block, fixed, problem.loss)
+        self._all_pairs = fixed.all_pairs
+        self._start = start
+        self._width = fixed.width
+        self._penalties = _penalties(block, fixed, problem.regularization)
+        self._ridge = _ridge(self._penalties, fixed.all_pairs)
 
-    def solve_stacked(self, plan: LengthBatch) -> RowSolution:
-        """Solve rows that fit the ladder, gathered once."""
-        batch = self.gatherer.gather(plan.rows, plan.length)
-        penalties = self.penalties[plan.rows]
-        if plan.method == Method.CG:
-            return self._solve_from_start(plan, batch, penalties)
-        if plan.method == Method.DUAL:
-            solved = solve_dual(batch, penalties)
+    def solve(self, plan: LengthBatch) -> RowSolution:
+        """Solve one batch and return its rows in the model's own basis."""
+        rows = _Rows(self._gatherer, plan)
+        start = self._starts(plan.rows)
+        ridge = self._ridge.of(plan.rows)
+
+        def score(vectors: Float64Array | Float32Array) -> RowSolution:
+            narrow = vectors.astype(np.float32)
+            penalties = penalty(narrow, self._penalties[plan.rows])
+            return RowSolution(narrow, rows.observed_loss(narrow), _of_all_pairs(narrow, self._all_pairs), penalties)
+
+        if plan.method in (Method.DUAL, Method.DIRECT) and self._problem.loss.is_quadratic:
+            solved = score(self._solve_quadratic(rows, plan, ridge, start, start))
+        elif self._problem.loss.is_quadratic or plan.method == Method.GRADIENT:
+            solved = _better(score(start), score(self._solve_quadratic(rows, plan, ridge, start, start)))
         else:
-            solved = solve_normal_equations(form_normal_equations(batch), penalties)
-        vectors = solved.astype(np.float32)
-        return _score([batch], vectors, penalties)
+            solved = self._newton(rows, plan, ridge, score(start), score)
+        return self._from_basis(solved)
 
-    def _solve_from_start(self, plan: LengthBatch, batch: RowBatch, penalties: Float64Array) -> RowSolution:
-        start = self._starts(plan.rows)
-        residuals = batch.residuals(start)
-        before = RowSolution(start, squared_error(residuals), penalty(start, penalties))
-        solved = solve_conjugate_gradient(batch, penalties, start, residuals, self.cg_steps)
-        return _better(before, _score([batch], solved.astype(np.float32), penalties))
+    def _newton(
+        self,
+        rows: "_Rows",
+        plan: LengthBatch,
+        ridge: Ridge,
+        current: RowSolution,
+        score: Callable[[Float64Array], RowSolution],
+    ) -> RowSolution:
+        """Take Newton steps, each halved until the row's objective does not rise.
 
-    def solve_sliced(self, plan: LengthBatch) -> RowSolution:
-        """Solve one row beyond the ladder's top: the parts of its normal equations add up."""
-        penalties = self.penalties[plan.rows]
-        equations = self._add_slices(plan)
-        if plan.method != Method.CG:
-            solved = solve_normal_equations(equations, penalties)
-            return _score(self._slices(plan), solved.astype(np.float32), penalties)
-        start = self._starts(plan.rows)
-        before = _score(self._slices(plan), start, penalties)
-        solved = solve_conjugate_gradient_formed(equations, penalties, start, self.cg_steps)
-        return _better(before, _score(self._slices(plan), solved.astype(np.float32), penalties))
+        Every row takes every step, so that what it goes through does not depend on the rows beside it.
+        """
+        for _ in range(self._problem.newton_steps):
+            before = current.vectors.astype(np.float64)
+            step = self._solve_quadratic(rows, plan, ridge, current.vectors, current.vectors) - before
+            next_one = current
+            is_open = np.ones(len(before), dtype=np.bool_)
+            for halving in range(_MOST_HALVINGS):
+                tried = score(before + step * 0.5**halving)
+                takes = is_open & (tried.objective <= current.objective)
+                next_one = _choose(takes, tried, next_one)
+                is_open &= ~takes
+                if not is_open.any():
+                    break
+            current = next_one
+        return current
 
-    def _add_slices(self, plan: LengthBatch) -> NormalEquations:
-        slices = self._slices(plan)
-        equations = form_normal_equations(next(slices))
-        for part in slices:
-            equations.add(form_normal_equations(part))
-        return equations
+    def _solve_quadratic(
+        self, rows: "_Rows", plan: LengthBatch, ridge: Ridge, around: Float32Array, start: Float32Array
+    ) -> Float64Array:
+        """Minimise the rows' quadratic, that of the loss itself or its second-order model around a point."""
+        method = plan.method
+        if method == Method.GRADIENT:
+            return solve_gradient(
+                lambda vectors: ridge.half_gradient(vectors) - rows.slope(vectors.astype(np.float32)),
+                rows.steepest(),
+                ridge,
+                start,
+                self._problem.gradient_steps,
+            )
+        if rows.is_sliced or method in (Method.DIRECT, Method.NONNEGATIVE):
+            return self._solve_formed(rows.equations(around), method, ridge, start)
+        quadratic = rows.quadratic(around)
+        if method == Method.DUAL:
+            return solve_dual(quadratic, ridge)
+        if method == Method.CG:
+            return solve_conjugate_gradient(quadratic, ridge, start, self._problem.cg_steps)
+        return solve_subspace(quadratic, ridge, start)
 
-    def _slices(self, plan: LengthBatch) -> Iterator[RowBatch]:
-        for first in range(0, plan.total_length, plan.length):
-            yield self.gatherer.gather(plan.rows, plan.length, first)
+    def _solve_formed(self, equations: NormalEquations, method: int, ridge: Ridge, start: Float32Array) -> Float64Array:
+        if method == Method.CG:
+            return solve_conjugate_gradient_formed(equations, ridge, start, self._problem.cg_steps)
+        if method == Method.SUBSPACE:
+            return solve_subspace_formed(equations, ridge, start)
+        if method == Method.NONNEGATIVE:
+            n_factors = self._width - self._problem.regularization.biases
+            return solve_nonnegative(equations, ridge, start, n_factors)
+        return solve_normal_equations(equations, ridge)
 
     def _starts(self, rows: Int64Array) -> Float32Array:
-        if self.start is None:
-            return np.zeros((len(rows), self.penalties.shape[1]), dtype=np.float32)
-        return self.start[rows]
+        if self._start is None:
+            return np.zeros((len(rows), self._width), dtype=np.float32)
+        start = self._start[rows]
+        return start if self._all_pairs is None else rotate(start, self._all_pairs.to_basis)
+
+    def _from_basis(self, solved: RowSolution) -> RowSolution:
+        if self._all_pairs is None:
+            return solved
+        vectors = rotate(solved.vectors, self._all_pairs.from_basis)
+        return RowSolution(vectors, solved.observed, solved.unobserved, solved.penalty)
 
 
-def _plan(
-    block: CsrBlock, width: int, penalties: Float64Array, solver: Solver, has_start: bool, cg_steps: int
-) -> Iterator[LengthBatch]:
+class _Rows:
+    """The observations of one batch: gathered once, or in slices where one row is too long to hold."""
+
+    def __init__(self, gatherer: BatchGatherer, plan: LengthBatch) -> None:
+        self._gatherer = gatherer
+        self._plan = plan
+        self.is_sliced = plan.is_sliced
+        self._whole = None if plan.is_sliced else gatherer.gather(plan.rows, plan.length)
+
+    def _slices(self) -> Iterator[RowBatch]:
+        if self._whole is not None:
+            yield self._whole
+            return
+        for first in range(0, self._plan.total_length, self._plan.length):
+            yield self._gatherer.gather(self._plan.rows, self._plan.length, first)
+
+    def quadratic(self, around: Float32Array) -> WeightedRows:
+        """Return the quadratic of rows that are held whole."""
+        assert self._whole is not None
+        return self._whole.quadratic_around(around)
+
+    def equations(self, around: Float32Array) -> NormalEquations:
+        """Form the normal equations; the parts of a long row add up."""
+        formed: NormalEquations | None = None
+        for part in self._slices():
+            equations = form_normal_equations(part.quadratic_around(around))
+            if formed is None:
+                formed = equations
+            else:
+                formed.add(equations)
+        assert formed is not None
+        return formed
+
+    def observed_loss(self, vectors: Float32Array) -> Float64Array:
+        """Sum the losses of each row's observations."""
+        return np.asarray(sum(part.observed_loss(vectors) for part in self._slices()))
+
+    def slope(self, vectors: Float32Array) -> Float64Array:
+        """Return Z'(h - w Z v) of each row: minus half the gradient of the observed loss."""
+        return np.asarray(sum(part.slope(vectors) for part in self._slices()))
+
+    def steepest(self) -> Float64Array:
+        """Bound the curvature of half the observed loss of each row."""
+        return np.asarray(sum(part.steepest() for part in self._slices()))
+
+
+def _plan(block: CsrBlock, fixed: FixedSide, problem: RowProblem, *, has_start: bool) -> Iterator[LengthBatch]:
     """Batches of the rows that have observations; the others stay zero."""
     rows = np.flatnonzero(block.degrees)
     lengths = padded_lengths(block.degrees[rows])
-    methods = choose_methods(
-        lengths,
-        width,
-        solver,
-        has_start=has_start,
-        cg_steps=cg_steps,
-        is_positive=bool((penalties > 0).all()),
-    )
-    # Counted in float32: the design, which the dual copies twice in float64; a float64 system, as given and
-    # factorised.
+    regularization, width = problem.regularization, fixed.width
+    is_positive = regularization.reg_param > 0 and (not regularization.biases or regularization.bias_reg_param > 0)
+    if problem.nonnegative:
+        methods = np.full(len(rows), Method.NONNEGATIVE)
+    else:
+        methods = choose_methods(
+            lengths,
+            width,
+            problem.solver,
+            has_start=has_start,
+            cg_steps=problem.cg_steps,
+            is_positive=is_positive,
+        )
+    # Counted in float32: the design, which the dual copies twice in float64 and weights copy once more; a
+    # float64 system, as given and factorised.
     copies = np.where(methods == Method.DUAL, 5, 1)
-    order = np.select([methods == Method.DUAL, methods == Method.CG], [lengths, 0], width)
+    is_formed = np.isin(methods, (Method.DIRECT, Method.NONNEGATIVE))
+    order = np.select([methods == Method.DUAL, is_formed], [lengths, width], 0)
     floats = copies * np.minimum(lengths, LADDER[-1]) * width + 4 * order**2
     return plan_batches(rows, lengths, methods, floats, _MAX_BATCH_FLOATS)
 
 
-def _score(slices: Iterable[RowBatch], vectors: Float32Array, penalties: Float64Array) -> RowSolution:
-    """Objective of float32 row vectors; the slices of a long row add up."""
-    error = sum((squared_error(part.residuals(vectors)) for part in slices), start=np.zeros(len(vectors)))
-    return RowSolution(vectors, error, penalty(vectors, penalties))
+def _penalties(block: CsrBlock, fixed: FixedSide, regularization: Regularization) -> Float64Array:
+    """Return each row's penalties in the basis of the fixed side, where all entries have the factors' penalty."""
+    pairs = fixed.all_pairs
+    if pairs is None:
+        return row_penalties(block.degrees, fixed.width, regularization)
+    scaling = pairs.regularization_in_basis(regularization)
+    return row_penalties(block.degrees, fixed.width, scaling, pairs.degree)
+
+
+def _ridge(penalties: Float64Array, pairs: AllPairs | None) -> Ridge:
+    if pairs is None:
+        return Ridge(penalties)
+    return Ridge(penalties + pairs.curvature, pairs.pull, pairs.matrix)
+
+
+def _of_all_pairs(vectors: Float32Array, pairs: AllPairs | None) -> Float64Array:
+    """Evaluate the term of all pairs for each row."""
+    if pairs is None:
+        return np.zeros(len(vectors))
+    wide = vectors.astype(np.float64)
+    bent = wide * pairs.curvature
+    if pairs.matrix is not None:
+        bent += np.matmul(pairs.matrix, wide[:, :, None])[:, :, 0]
+    return np.asarray(((bent - 2.0 * pairs.pull) * wide).sum(axis=1) + pairs.constant)
 
 
 def _better(before: RowSolution, after: RowSolution) -> RowSolution:
-    """Keep rows whose objective would rise by rounding where they started."""
-    rises = before.squared_error + before.penalty < after.squared_error + after.penalty
+    """Keep rows whose objective would rise where they started."""
+    return _choose(before.objective < after.objective, before, after)
+
+
+def _choose(
+    where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], one: RowSolution, other: RowSolution
+) -> RowSolution:
     return RowSolution(
-        vectors=np.where(rises[:, None], before.vectors, after.vectors),
-        squared_error=np.where(rises, before.squared_error, after.squared_error),
-        penalty=np.where(rises, before.penalty, after.penalty),
+        np.where(where[:, None], one.vectors, other.vectors),
+        np.where(where, one.observed, other.observed),
+        np.where(where, one.unobserved, other.unobserved),
+        np.where(where, one.penalty, other.penalty),
     )
 
 
-def _check_shapes(block: CsrBlock, fixed: FixedSide, start: Float32Array | None, cg_steps: int) -> None:
+def _check_arguments(block: CsrBlock, fixed: FixedSide, problem: RowProblem, start: Float32Array | None) -> None:
     if block.nnz:
         lowest, highest = int(block.column_index.min()), int(block.column_index.max())
         if lowest < 0 or highest >= fixed.n_fixed:
@@ -224,12 +371,14 @@ def _check_shapes(block: CsrBlock, fixed: FixedSide, start: Float32Array | None,
             )
     if start is not None and start.shape != (block.n_rows, fixed.width):
         raise ShapeError(f"start must have shape {(block.n_rows, fixed.width)}, got {start.shape}")
-    if cg_steps < 1:
-        raise ShapeError(f"cg_steps must be >= 1, got {cg_steps}")
+    if (problem.loss.all_pairs_weight > 0) != (fixed.all_pairs is not None):
+        raise ShapeError(f"the {problem.loss.name} loss and the fixed side disagree on a term of all pairs")
+    if problem.nonnegative and fixed.all_pairs is not None and fixed.all_pairs.matrix is None:
+        raise ShapeError("factors are >= 0 in their own basis only: make the term of all pairs with rotated=False")
 
 
 def _reject_non_finite(block: CsrBlock, solution: RowSolution) -> None:
-    is_finite = np.isfinite(solution.vectors).all(axis=1) & np.isfinite(solution.squared_error)
+    is_finite = np.isfinite(solution.vectors).all(axis=1) & np.isfinite(solution.objective)
     if not is_finite.all():
         worst = int(np.argmin(is_finite))
         raise NumericalError(

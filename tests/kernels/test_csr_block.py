@@ -53,7 +53,7 @@ def test_indexes_out_of_range_are_rejected(wrong):
 
 
 def test_unequal_lengths_are_rejected():
-    with pytest.raises(ShapeError, match="2, 2 and 3"):
+    with pytest.raises(ShapeError, match="2, 2, 3 and 3"):
         build_csr_block(np.array([0, 1]), np.array([0, 1]), np.ones(3))
 
 

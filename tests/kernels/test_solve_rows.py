@@ -13,8 +13,9 @@ from recsys_spark.errors import NumericalError, ShapeError
 from recsys_spark.kernels.csr_block import CsrBlock, build_csr_block
 from recsys_spark.kernels.degree_ladder import LADDER
 from recsys_spark.kernels.fixed_side import make_fixed_side
+from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
-from recsys_spark.kernels.solve_rows import solve_rows
+from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
 from tests import reference_als
 from tests.kernels.problems import (
     SOLVERS,
@@ -39,7 +40,7 @@ def reg_tuple(regularization):
 
 def solve_all(block, vectors, mean, regularization, solver, start=None, cg_steps=60):
     fixed = make_fixed_side(vectors, mean, regularization.biases)
-    return solve_rows(block, fixed, regularization, solver=solver, start=start, cg_steps=cg_steps)
+    return solve_rows(block, fixed, RowProblem(regularization, solver=solver, cg_steps=cg_steps), start)
 
 
 def reference_rows(block, vectors, mean, regularization):
@@ -113,7 +114,7 @@ def test_objective_is_that_of_the_returned_vectors(solver, problem, cg_steps):
         error, penalty = reference_als.row_objective(vector, design, target, diagonal)
         # A residual is the difference of float32 numbers of the ratings' size.
         rounding = 2e-6 * np.sqrt(len(target))
-        assert_allclose(np.sqrt(solution.squared_error[position]), np.sqrt(error), rtol=1e-5, atol=rounding)
+        assert_allclose(np.sqrt(solution.observed[position]), np.sqrt(error), rtol=1e-5, atol=rounding)
         assert_allclose(solution.penalty[position], penalty, rtol=1e-12)
 
 
@@ -140,7 +141,7 @@ def test_blocks_and_batch_sizes_give_equal_bits_at_real_widths(solver, width, ba
     monkeypatch.setattr(solve_rows_module, "_MAX_BATCH_FLOATS", batch_floats)
     again = solve_all(*problem, solver, start, cg_steps=3)
     assert_array_equal(again.vectors, whole.vectors)
-    assert_array_equal(again.squared_error, whole.squared_error)
+    assert_array_equal(again.observed, whole.observed)
     assert_splits_agree(problem, solver, start, [1, 7, 20, 48])
 
 
@@ -154,7 +155,7 @@ def assert_splits_agree(problem, solver, start, cuts):
             part_start = None if start is None else start[first:last]
             part = solve_all(rows_of(block, first, last), *problem[1:], solver, part_start, cg_steps=3)
             assert_array_equal(part.vectors, whole.vectors[first:last])
-            assert_array_equal(part.squared_error, whole.squared_error[first:last])
+            assert_array_equal(part.observed, whole.observed[first:last])
             assert_array_equal(part.penalty, whole.penalty[first:last])
 
 
@@ -168,9 +169,9 @@ def test_cg_never_raises_a_row_objective(problem, steps, scale):
     again = solve_all(*problem, "cg", solution.vectors, cg_steps=steps)
     for position, (design, target, diagonal) in enumerate(reference_rows(*problem)):
         before = reference_als.row_objective(start[position].astype(np.float64), design, target, diagonal)
-        after = solution.squared_error[position] + solution.penalty[position]
+        after = solution.observed[position] + solution.penalty[position]
         assert after <= sum(before) * (1 + 1e-5)
-        assert again.squared_error[position] + again.penalty[position] <= after
+        assert again.observed[position] + again.penalty[position] <= after
 
 
 def test_cg_converges_to_the_exact_solution_as_steps_grow():
@@ -208,7 +209,7 @@ def test_rows_around_and_beyond_the_ladders_top(solver, degree):
     assert_allclose(solution.vectors, expected, rtol=1e-4, atol=1e-5)
     (design, target, diagonal) = list(reference_rows(block, vectors, 3.4, EXACT))[1]
     error, _ = reference_als.row_objective(solution.vectors[1].astype(np.float64), design, target, diagonal)
-    assert_allclose(solution.squared_error[1], error, rtol=1e-6)
+    assert_allclose(solution.observed[1], error, rtol=1e-6)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -244,7 +245,7 @@ def test_alternating_iterations_follow_the_reference(solver):
             reference_als.penalty_of_row(d, 5, *reg_tuple(EXACT)) @ v.astype(float) ** 2
             for d, v in zip(degrees, users, strict=True)
         )
-        objective = half.squared_error.sum() + half.penalty.sum() + user_penalty
+        objective = half.observed.sum() + half.penalty.sum() + user_penalty
         assert objective < previous
         previous = objective
     assert_allclose(users, expected[0], rtol=1e-3, atol=1e-3)
@@ -264,7 +265,7 @@ def test_empty_block_and_empty_rows(solver):
     some = block_of_degrees([0, 4, 0], 6, np.random.default_rng(0))
     solution = solve_all(some, vectors, 3.4, EXACT, solver, start=np.ones((3, 3), dtype=np.float32))
     assert_array_equal(solution.vectors[[0, 2]], 0)
-    assert_array_equal(solution.squared_error[[0, 2]], 0)
+    assert_array_equal(solution.observed[[0, 2]], 0)
     assert np.abs(solution.vectors[1]).min() > 0
 
 
@@ -276,7 +277,7 @@ def test_inputs_are_not_changed(solver):
     fixed = make_fixed_side(vectors, 3.4, True)
     arrays = (block.indptr, block.column_index, block.values, fixed.design, fixed.offsets, vectors, start)
     copies = [array.copy() for array in arrays]
-    solve_rows(block, fixed, EXACT, solver=solver, start=start)
+    solve_rows(block, fixed, RowProblem(EXACT, solver=solver), start)
     for array, copy in zip(arrays, copies, strict=True):
         assert_array_equal(array, copy)
 
@@ -285,7 +286,7 @@ def test_column_outside_the_fixed_side_is_rejected():
     block = block_of_degrees([3, 6], 6, np.random.default_rng(0))
     fixed = make_fixed_side(random_vectors(5, 3, np.random.default_rng(0)), 3.4, True)
     with pytest.raises(ShapeError, match=r"\[0, 5\).*got 0 to 5"):
-        solve_rows(block, fixed, EXACT, solver="auto")
+        solve_rows(block, fixed, RowProblem(EXACT))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -316,11 +317,19 @@ def test_dual_without_penalty_falls_back_to_the_normal_equations():
     [
         ({"solver": "magic"}, "solver must be"),
         ({"solver": "cg", "cg_steps": 0}, "cg_steps must be >= 1, got 0"),
-        ({"solver": "cg", "start": np.zeros((2, 4), dtype=np.float32)}, r"shape \(2, 3\), got \(2, 4\)"),
+        ({"gradient_steps": -1}, "gradient_steps must be >= 1, got -1"),
+        ({"loss": Loss("ials", unobserved_weight=0.1)}, "the ials loss and the fixed side disagree"),
     ],
 )
 def test_wrong_arguments_are_rejected(keywords, message):
     block = block_of_degrees([3, 4], 6, np.random.default_rng(0))
     fixed = make_fixed_side(random_vectors(6, 3, np.random.default_rng(0)), 3.4, True)
     with pytest.raises(ShapeError, match=message):
-        solve_rows(block, fixed, EXACT, **keywords)
+        solve_rows(block, fixed, RowProblem(EXACT, **keywords))
+
+
+def test_start_of_another_shape_is_rejected():
+    block = block_of_degrees([3, 4], 6, np.random.default_rng(0))
+    fixed = make_fixed_side(random_vectors(6, 3, np.random.default_rng(0)), 3.4, True)
+    with pytest.raises(ShapeError, match=r"shape \(2, 3\), got \(2, 4\)"):
+        solve_rows(block, fixed, RowProblem(EXACT), np.zeros((2, 4), dtype=np.float32))
