@@ -16,6 +16,7 @@ from rich.console import Console
 
 from recsys_spark import __version__
 from recsys_spark.config import PipelineConfig, load_config
+from recsys_spark.config_reference import reference
 from recsys_spark.errors import RecsysError, error_from_worker
 from recsys_spark.ingest.catalogue import list_catalogue
 from recsys_spark.ingest.headers import list_inputs, require_event_times
@@ -171,6 +172,12 @@ def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | N
     console = _console()
     console.print(f"entry {entry.number}, run {entry.run_id}, published {entry.published_at}", highlight=False)
     print_user(console, read_user(entry.run(root), storage, user_id, spark), longest_history=30)
+
+
+@cli.command(epilog=_EXIT_CODES)
+def settings() -> None:
+    """Print the reference of all settings, as Markdown."""
+    click.echo(reference(), nl=False)
 
 
 def _console() -> Console:

@@ -30,6 +30,7 @@ class RatingColumns(_Section):
     item: Column = "item_id"
     rating: Column | None = Field(default="rating", description="null: every row counts as a rating of 1")
     timestamp: Column | None = Field(default=None, description="event time; null: the log has none")
+    weight: Column | None = Field(default=None, description="how much a rating counts, above 0; null: all count 1")
 
 
 class InputConfig(_Section):
@@ -65,11 +66,7 @@ class InputConfig(_Section):
     def _check_together(self) -> InputConfig:
         if not self.paths or not all(self.paths):
             raise ValueError("path must name at least one file, folder or glob")
-        named = [
-            c
-            for c in (self.columns.user, self.columns.item, self.columns.rating, self.columns.timestamp)
-            if c is not None
-        ]
+        named = [c for c in (getattr(self.columns, role) for role in RatingColumns.model_fields) if c is not None]
         if self.delimiter == self.quote:
             raise ValueError("delimiter and quote must differ")
         if self.format != "csv" and any(isinstance(c, int) for c in named):
@@ -79,7 +76,9 @@ class InputConfig(_Section):
                 raise ValueError("column numbers need header: false; with a header, name the columns")
             raise ValueError("header: false needs column numbers from 0, such as {user: 0, item: 1, rating: 2}")
         if len(set(named)) < len(named):
-            raise ValueError("one column is mapped twice; each of user, item, rating, timestamp needs its own")
+            raise ValueError(
+                f"one column is mapped twice; each of {', '.join(RatingColumns.model_fields)} needs its own"
+            )
         return self
 
 
@@ -117,30 +116,65 @@ class CatalogueConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """The factorization: minimise squared error + regularisation by alternating least squares."""
+    """The factorization: minimise loss + regularisation by solving users and items in turn."""
 
-    loss: Literal["squared"] = "squared"
+    loss: Literal["squared", "implicit", "ials", "logistic"] = Field(
+        default="squared",
+        description="squared: ratings; implicit: counts as confidence (Hu, Koren, Volinsky; MLlib's implicitPrefs); "
+        "ials: positives against all other pairs (Rendle); logistic: labels 0 and 1",
+    )
+    alpha: float = Field(default=1.0, ge=0, le=1e9, description="implicit: confidence is 1 + alpha * rating")
+    unobserved_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description="ials, squared: weight of every pair's squared score, which makes top-N lists from ratings good; "
+        "squared with it: scores are no longer ratings",
+    )
+    positive_threshold: float | None = Field(
+        default=None,
+        description="logistic: ratings from here up are labels 1; implicit, ials: the only ones kept",
+    )
+    half_life_days: float | None = Field(
+        default=None, gt=0, le=1e6, description="a rating's weight halves with every so many days before the latest"
+    )
     rank: int = Field(default=32, ge=0, le=1024, description="number of factors; 0: biases only")
     iterations: int = Field(default=15, ge=1, le=1000)
     reg_param: float = Field(default=3.0, gt=0, le=1e9)
     reg_exponent: float = Field(default=0.3, ge=0, le=2, description="0: plain ridge; 1: times the degree (ALS-WR)")
-    biases: bool = True
+    biases: bool | None = Field(default=None, description="null: yes for squared and logistic, no for the others")
     bias_reg_param: float = Field(default=3.0, gt=0, le=1e9)
+    nonnegative: bool = Field(default=False, description="no factor below 0; needs solver auto or cholesky")
     tolerance: float = Field(
         default=1e-4,
         ge=0,
         lt=1,
         description="stop when an iteration lowers the objective by less than this share",
     )
-    solver: Literal["auto", "cholesky", "dual", "cg"] = "auto"
+    solver: Literal["auto", "cholesky", "dual", "cg", "subspace", "gradient"] = "auto"
     cg_steps: int = Field(default=3, ge=1, le=1000)
+    gradient_steps: int = Field(default=5, ge=1, le=100_000, description="per row and half-iteration")
+    newton_steps: int = Field(default=2, ge=1, le=1000, description="logistic: per row and half-iteration")
     seed: int = Field(default=0, ge=0, lt=2**63)
     n_blocks: int | None = Field(default=None, ge=1, le=100_000, description="null: from the size of the data")
 
+    @property
+    def uses_biases(self) -> bool:
+        """Whether the model has biases."""
+        return self.loss in ("squared", "logistic") if self.biases is None else self.biases
+
     @model_validator(mode="after")
-    def _check_rank(self) -> TrainConfig:
-        if self.rank == 0 and not self.biases:
+    def _check_together(self) -> TrainConfig:
+        if self.rank == 0 and not self.uses_biases:
             raise ValueError("rank 0 needs biases: true, or nothing is left to learn")
+        if self.loss == "ials" and self.unobserved_weight == 0:
+            raise ValueError("loss: ials needs unobserved_weight above 0, such as 0.1")
+        if self.loss in ("implicit", "logistic") and self.unobserved_weight > 0:
+            raise ValueError("unobserved_weight is for loss: squared and loss: ials; implicit has alpha instead")
+        if self.loss == "squared" and self.positive_threshold is not None:
+            raise ValueError("positive_threshold is for loss: implicit, ials and logistic")
+        if self.nonnegative and self.solver not in ("auto", "cholesky"):
+            raise ValueError("nonnegative needs solver: auto or cholesky")
         return self
 
 
@@ -187,6 +221,8 @@ class PipelineConfig(_Section):
                 f"ingest.duplicates: {self.ingest.duplicates} needs input.columns.timestamp; "
                 "without event times use mean, max or sum"
             )
+        if self.train.half_life_days is not None and self.input.columns.timestamp is None:
+            raise ValueError("train.half_life_days needs input.columns.timestamp")
         return self
 
     def fingerprint(self) -> str:

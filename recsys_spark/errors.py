@@ -44,6 +44,21 @@ class NumericalError(RecsysError):
     exit_code = 4
 
 
+class RowError(NumericalError):
+    """The solution of one row is not finite.
+
+    Attributes
+    ----------
+    side : {"users", "items"}
+    row : int
+        Its index.
+    """
+
+    def __init__(self, what: str, side: str, row: int, *, where: str = "") -> None:
+        super().__init__(what, where=where)
+        self.side, self.row = side, row
+
+
 class ShapeError(RecsysError):
     """Arrays that do not fit together: a defect in the calling code (exit code 1)."""
 

@@ -17,14 +17,15 @@ from pyspark.sql import functions as F
 from recsys_spark.kernels.csr_block import CsrBlock, build_csr_block, split_by_block
 from recsys_spark.session import default_parallelism
 
-BLOCK_SCHEMA = "block int, row_index binary, indptr binary, column_index binary, values binary"
-_PIECE_SCHEMA = "placement int, block int, row_index binary, column_index binary, values binary"
-_PIECE_ARRAYS = ("row_index", "column_index", "values")
+BLOCK_SCHEMA = "block int, row_index binary, indptr binary, column_index binary, values binary, weights binary"
+_PIECE_SCHEMA = "placement int, block int, row_index binary, column_index binary, values binary, weights binary"
+_PIECE_ARRAYS = (("row_index", np.int32), ("column_index", np.int32), ("values", np.float32), ("weights", np.float32))
 _BLOCK_FIELDS = (
     ("row_index", np.int32),
     ("indptr", np.int64),
     ("column_index", np.int32),
     ("values", np.float32),
+    ("weights", np.float32),
 )
 # 12 bytes each: enough observations that the split is one NumPy call per block, few enough for any worker.
 _OBSERVATIONS_PER_SPLIT = 4_000_000
@@ -59,7 +60,7 @@ def rating_blocks(ratings: DataFrame, side: Side, n_blocks: int) -> DataFrame:
     Parameters
     ----------
     ratings : DataFrame
-        ``user_index int, item_index int, rating float``; each pair once.
+        ``user_index int, item_index int, rating float``, optionally ``weight float``; each pair once.
     side : Side
         Whose rows the blocks hold.
     n_blocks : int
@@ -72,12 +73,12 @@ def rating_blocks(ratings: DataFrame, side: Side, n_blocks: int) -> DataFrame:
 
     Notes
     -----
-    One shuffle, of byte strings: about 12 bytes per rating, in as many records as there are pairs of map
+    One shuffle, of byte strings: 12 bytes per rating, 16 with weights, in as many records as there are pairs of map
     partition and block. Nothing but one small lookup table reaches the driver.
     """
     split = partial(split_observations, n_blocks=n_blocks, placements=placements(ratings.sparkSession, n_blocks))
     return (
-        ratings.select(side.rows, side.columns, "rating")
+        ratings.select(side.rows, side.columns, "rating", *(["weight"] if "weight" in ratings.columns else []))
         .mapInArrow(split, _PIECE_SCHEMA)
         .repartition(n_blocks, "placement")
         .mapInArrow(assemble_blocks, BLOCK_SCHEMA)
@@ -124,7 +125,7 @@ def split_observations(
 
 def _pieces(held: list[pa.RecordBatch], n_blocks: int, placements: tuple[int, ...]) -> pa.RecordBatch:
     table = pa.Table.from_batches(held)
-    rows, columns, values = (column.to_numpy() for column in table.itercolumns())
+    rows, columns, values, *weights = (column.to_numpy() for column in table.itercolumns())
     order, bounds = split_by_block(rows, n_blocks)
     filled = [block for block in range(n_blocks) if bounds[block] < bounds[block + 1]]
     cut = [slice(bounds[block], bounds[block + 1]) for block in filled]
@@ -140,8 +141,9 @@ def _pieces(held: list[pa.RecordBatch], n_blocks: int, placements: tuple[int, ..
             bytes_of(rows.astype(np.int32, copy=False)),
             bytes_of(columns.astype(np.int32, copy=False)),
             bytes_of(values.astype(np.float32, copy=False)),
+            bytes_of(weights[0].astype(np.float32, copy=False)) if weights else pa.nulls(len(cut), pa.binary()),
         ],
-        names=["placement", "block", "row_index", "column_index", "values"],
+        names=["placement", "block", *(name for name, _ in _PIECE_ARRAYS)],
     )
 
 
@@ -149,20 +151,24 @@ def assemble_blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
     """Worker: all pieces of a partition's blocks -> one row per block."""
     pieces: dict[int, list[tuple[pa.Scalar, ...]]] = defaultdict(list)
     for batch in batches:
-        for number, *arrays in zip(batch["block"].to_pylist(), *(batch[name] for name in _PIECE_ARRAYS), strict=True):
+        for number, *arrays in zip(
+            batch["block"].to_pylist(), *(batch[name] for name, _ in _PIECE_ARRAYS), strict=True
+        ):
             pieces[number].append(tuple(arrays))
     for number in sorted(pieces):
         arrays_of_block = zip(*pieces.pop(number), strict=True)
-        rows, columns, values = (
+        rows, columns, values, *weights = (
             np.concatenate([np.frombuffer(piece.as_buffer(), kind) for piece in parts])
-            for parts, kind in zip(arrays_of_block, (np.int32, np.int32, np.float32), strict=True)
+            for parts, (_, kind) in zip(arrays_of_block, _PIECE_ARRAYS, strict=True)
+            if parts[0].is_valid
         )
-        yield block_to_arrow(number, build_csr_block(rows, columns, values))
+        yield block_to_arrow(number, build_csr_block(rows, columns, values, *weights))
 
 
 def block_to_arrow(number: int, block: CsrBlock) -> pa.RecordBatch:
     """Return a block as one row of ``BLOCK_SCHEMA``."""
-    arrays = [pa.array([getattr(block, name).tobytes()], pa.binary()) for name, _ in _BLOCK_FIELDS]
+    fields = [getattr(block, name) for name, _ in _BLOCK_FIELDS]
+    arrays = [pa.array([None if field is None else field.tobytes()], pa.binary()) for field in fields]
     return pa.RecordBatch.from_arrays(
         [pa.array([number], pa.int32()), *arrays], names=["block", *(name for name, _ in _BLOCK_FIELDS)]
     )
@@ -173,6 +179,7 @@ def blocks_from_arrow(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, 
     for batch in batches:
         for row in range(batch.num_rows):
             arrays: dict[str, Any] = {
-                name: np.frombuffer(batch[name][row].as_buffer(), kind) for name, kind in _BLOCK_FIELDS
+                name: np.frombuffer(batch[name][row].as_buffer(), kind) if batch[name][row].is_valid else None
+                for name, kind in _BLOCK_FIELDS
             }
             yield batch["block"][row].as_py(), CsrBlock(**arrays)

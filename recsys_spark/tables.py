@@ -85,6 +85,7 @@ _USER_ID = _column("user_id", StringType(), "the caller's id, unchanged")
 _ITEM_ID = _column("item_id", StringType(), "the caller's id, unchanged")
 _USER_INDEX = _column("user_index", IntegerType(), "dense, from 0, in the order of user_id at its first run")
 _ITEM_INDEX = _column("item_index", IntegerType(), "dense, from 0, in the order of item_id at its first run")
+_TIMESTAMP = _column("timestamp", TimestampType(), "event time, UTC; null where the log has none")
 
 RATINGS = Table(
     "ratings",
@@ -93,7 +94,8 @@ RATINGS = Table(
             _USER_ID,
             _ITEM_ID,
             _column("rating", DoubleType(), "finite, after duplicates were merged"),
-            _column("timestamp", TimestampType(), "event time, UTC; null where the log has none"),
+            _TIMESTAMP,
+            _column("weight", DoubleType(), "how much the rating counts; null where the log does not say"),
             _column("n_merged", IntegerType(), "raw rows that became this one, at least 1"),
             _column("source_file", StringType(), "file of the raw row that stands for the rating"),
         ]
@@ -126,7 +128,15 @@ USER_INDEX = Table("user_index", StructType([_USER_ID, _USER_INDEX]), ("user_id"
 ITEM_INDEX = Table("item_index", StructType([_ITEM_ID, _ITEM_INDEX]), ("item_id",))
 INDEXED_RATINGS = Table(
     "indexed_ratings",
-    StructType([_USER_INDEX, _ITEM_INDEX, _column("rating", FloatType(), "as in ratings, single precision")]),
+    StructType(
+        [
+            _USER_INDEX,
+            _ITEM_INDEX,
+            _column("rating", FloatType(), "as in ratings, single precision"),
+            _column("weight", FloatType(), "as in ratings, single precision"),
+            _TIMESTAMP,
+        ]
+    ),
     ("user_index", "item_index"),
 )
 

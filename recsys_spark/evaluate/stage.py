@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from recsys_spark.config import TrainConfig
+from recsys_spark.evaluate.label_errors import LabelPredictors, item_label_means, measure_label_errors
 from recsys_spark.evaluate.ranking import measure_ranking, relevant_items
 from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
 from recsys_spark.evaluate.split import split_ratings
@@ -18,8 +20,8 @@ from recsys_spark.rating_blocks import USERS
 from recsys_spark.recommend import Candidates, users_with_history, write_lists
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
-from recsys_spark.tables import INDEXED_RATINGS, METRICS
-from recsys_spark.train import Factorization, fit_factors
+from recsys_spark.tables import METRICS
+from recsys_spark.train import Factorization, fit_factors, training_ratings
 
 TABLES = (METRICS,)
 MODEL, BIAS_ONLY, ITEM_MEAN, POPULARITY = "model", "bias_only", "item_mean", "popularity"
@@ -38,16 +40,14 @@ def run(context: StageContext) -> dict[str, Any]:
         The metrics as rows, the numbers of training and held-out ratings, and the history of the fit.
     """
     config = context.config.evaluate
-    training, held_out = split_ratings(context.read(INDEXED_RATINGS), config.holdout_share, config.seed)
+    training, held_out = split_ratings(training_ratings(context), config.holdout_share, config.seed)
     training, held_out = training.persist(), held_out.persist()
     try:
         n_training, n_held_out = training.count(), held_out.count()
         if n_held_out == 0 or n_training == 0:
             return _nothing_to_measure(context, n_training, n_held_out)
         model = _fit(context, training, context.config.train, "evaluate")
-        rows = _rating_error_rows(context, training, held_out, model) + _ranking_rows(
-            context, training, held_out, model
-        )
+        rows = _error_rows(context, training, held_out, model) + _ranking_rows(context, training, held_out, model)
     finally:
         training.unpersist()
         held_out.unpersist()
@@ -84,10 +84,38 @@ def _fit(context: StageContext, training: DataFrame, config: TrainConfig, title:
     )
 
 
+def _error_rows(
+    context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
+) -> list[tuple[str, str, float, int]]:
+    """Measure what the loss makes scores predict: ratings, labels, or (implicit) nothing but an order."""
+    config = context.config.train
+    if config.loss == "logistic":
+        return _label_error_rows(context, training, held_out, model)
+    if config.loss == "squared" and config.unobserved_weight == 0:
+        return _rating_error_rows(context, training, held_out, model)
+    return []
+
+
+def _label_error_rows(
+    context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
+) -> list[tuple[str, str, float, int]]:
+    threshold = context.config.train.positive_threshold
+    label = F.col("rating") if threshold is None else (F.col("rating") >= threshold).cast("float")
+    means = item_label_means(training, context.record("index")["n_items"], threshold)
+    errors = measure_label_errors(held_out.withColumn("rating", label), LabelPredictors(model, means))
+    return [
+        (name, metric, value, found.n)
+        for name, found in errors.items()
+        for metric, value in (("log_loss", found.log_loss), ("auc", found.auc))
+    ]
+
+
 def _rating_error_rows(
     context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
 ) -> list[tuple[str, str, float, int]]:
-    bias_only = context.config.train.model_copy(update={"rank": 0, "biases": True})
+    bias_only = context.config.train.model_copy(
+        update={"rank": 0, "biases": True, "nonnegative": False, "solver": "auto"}
+    )
     predictors = Predictors(
         {MODEL: model, BIAS_ONLY: _fit(context, training, bias_only, "evaluate bias-only")},
         item_means(training, context.record("index")["n_items"], model.mean_rating),
@@ -135,4 +163,5 @@ def _candidates(model: Factorization) -> Candidates:
         n_items=len(model.item_degrees),
         global_mean=model.global_mean,
         biases=model.biases,
+        as_probability=model.loss == "logistic",
     )

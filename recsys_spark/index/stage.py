@@ -29,7 +29,9 @@ def run(context: StageContext) -> dict[str, Any]:
     n_users = _write_index(context, USER_INDEX)
     n_items = _write_index(context, ITEM_INDEX)
     indexed = (
-        ratings.select("user_id", "item_id", F.col("rating").cast("float").alias("rating"))
+        ratings.select(
+            "user_id", "item_id", *[F.col(name).cast("float").alias(name) for name in ("rating", "weight")], "timestamp"
+        )
         .join(context.read(USER_INDEX), "user_id")
         .join(context.read(ITEM_INDEX), "item_id")
     )

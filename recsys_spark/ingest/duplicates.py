@@ -18,30 +18,37 @@ def merge_duplicates(rows: DataFrame, policy: Policy) -> DataFrame:
 
     ``last`` and ``first`` keep the row with the latest or earliest event time; rows that tie are ordered by
     rating, then file: by content, never by the order in which they happen to arrive. The other policies
-    combine the ratings and keep the latest event time.
+    combine the ratings, and the weights likewise, and keep the latest event time.
 
     Parameters
     ----------
     rows : DataFrame
-        Good rows: ``user_id, item_id, rating, timestamp, file_number``.
+        Good rows: ``user_id, item_id, rating, timestamp, weight, file_number``.
     policy : {"last", "first", "mean", "sum", "max"}
 
     Returns
     -------
     DataFrame
-        ``user_id, item_id, rating, timestamp, n_merged, file_number``; one row per pair. One shuffle, by pair.
+        ``user_id, item_id, rating, timestamp, weight, n_merged, file_number``; one row per pair. One shuffle, by
+        pair.
     """
     n_merged = F.count("*").cast("int").alias("n_merged")
     if policy in ("last", "first"):
-        row = F.struct("timestamp", "rating", "file_number")
+        row = F.struct("timestamp", "rating", "file_number", "weight")
         kept = (F.max(row) if policy == "last" else F.min(row)).alias("kept")
         merged = rows.groupBy("user_id", "item_id").agg(kept, n_merged)
-        return merged.select("user_id", "item_id", "kept.rating", "kept.timestamp", "n_merged", "kept.file_number")
-    total = F.sum(F.col("rating").cast(_EXACT)).cast("double")
-    combined: dict[Policy, Column] = {"max": F.max("rating"), "sum": total, "mean": total / F.count("*")}
+        kept_columns = [f"kept.{name}" for name in ("rating", "timestamp", "weight", "file_number")]
+        return merged.select("user_id", "item_id", *kept_columns, "n_merged")
+
+    def combined(name: str) -> Column:
+        total = F.sum(F.col(name).cast(_EXACT)).cast("double")
+        by_policy: dict[Policy, Column] = {"max": F.max(name), "sum": total, "mean": total / F.count("*")}
+        return by_policy[policy].alias(name)
+
     # Numbers only: aggregates of strings or structs would make Spark sort all rows instead of hashing them.
     return rows.groupBy("user_id", "item_id").agg(
-        combined[policy].alias("rating"),
+        combined("rating"),
+        combined("weight"),
         F.max("timestamp").alias("timestamp"),
         n_merged,
         F.max("file_number").alias("file_number"),

@@ -87,6 +87,7 @@ def mapped_columns(config: InputConfig) -> dict[str, str | int]:
         "item": columns.item,
         "rating": columns.rating,
         "timestamp": columns.timestamp,
+        "weight": columns.weight,
     }
     return {role: column for role, column in roles.items() if column is not None}
 

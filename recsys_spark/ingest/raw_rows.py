@@ -16,7 +16,7 @@ from recsys_spark.ingest.headers import CsvLayout, check_json_fields, csv_layout
 from recsys_spark.session import default_parallelism
 from recsys_spark.storage import FileStatus, Storage, literal_path
 
-_ROLES = ("user", "item", "rating", "timestamp")
+_ROLES = ("user", "item", "rating", "timestamp", "weight")
 
 
 def read_raw_rows(spark: SparkSession, config: InputConfig, storage: Storage, files: Sequence[FileStatus]) -> DataFrame:
@@ -33,7 +33,7 @@ def read_raw_rows(spark: SparkSession, config: InputConfig, storage: Storage, fi
     Returns
     -------
     DataFrame
-        ``source_file, raw, fault, user, item, rating, timestamp`` (strings; a role that is not mapped is
+        ``source_file, raw, fault, user, item, rating, timestamp, weight`` (strings; a role that is not mapped is
         null). ``fault`` says what is wrong with the line as a whole: ``invalid_encoding``,
         ``header_line``, ``malformed_line`` or null. Empty lines are not rows. A projection: no shuffle,
         nothing reaches the driver.

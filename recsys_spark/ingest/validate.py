@@ -22,6 +22,7 @@ REASONS = {
     "non_finite_rating": "NaN, infinite, or too large for single precision",
     "rating_out_of_range": "outside ingest.rating_range",
     "bad_timestamp": "an event time that is missing or not in input.timestamp_format",
+    "bad_weight": "a weight that is missing, not a number, or not between 1e-6 and 1e6",
 }
 
 _NUMBER = r"^\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
@@ -29,6 +30,7 @@ _NUMBER = r"^\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 _NON_FINITE = r'(?i)^\s*"?[+-]?(nan|inf|infinity)"?\s*$'
 # Squares of ratings are summed in single precision, whose largest value is 3.4e38.
 _LARGEST_RATING = 1e12
+_WEIGHTS = (1e-6, 1e6)
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
 
 
@@ -45,18 +47,22 @@ def check_rows(rows: DataFrame, input_config: InputConfig, config: IngestConfig)
     Returns
     -------
     DataFrame
-        ``source_file, raw, user_id, item_id, rating double, timestamp, reason`` with ``reason`` null for
+        ``source_file, raw, user_id, item_id, rating double, timestamp, weight double, reason`` with ``reason`` null for
         good rows. A projection: no shuffle, nothing reaches the driver. Every header line is among the rows;
         see ``without_first_headers``.
     """
     has_rating = input_config.columns.rating is not None
     has_timestamp = input_config.columns.timestamp is not None
+    has_weight = input_config.columns.weight is not None
     typed = rows.withColumns(
         {
             "number": F.when(F.col("rating").rlike(_NUMBER), F.expr("try_cast(rating as double)"))
             if has_rating
             else F.lit(1.0),
             "time": _event_time(input_config.timestamp_format) if has_timestamp else F.lit(None).cast("timestamp"),
+            "weight": F.when(F.col("weight").rlike(_NUMBER), F.expr("try_cast(weight as double)"))
+            if has_weight
+            else F.lit(None).cast("double"),
         }
     )
     return typed.select(
@@ -66,11 +72,12 @@ def check_rows(rows: DataFrame, input_config: InputConfig, config: IngestConfig)
         F.col("item").alias("item_id"),
         F.col("number").alias("rating"),
         F.col("time").alias("timestamp"),
-        _reason(config, has_rating=has_rating, has_timestamp=has_timestamp).alias("reason"),
+        "weight",
+        _reason(config, has_rating=has_rating, has_timestamp=has_timestamp, has_weight=has_weight).alias("reason"),
     )
 
 
-def _reason(config: IngestConfig, *, has_rating: bool, has_timestamp: bool) -> Column:
+def _reason(config: IngestConfig, *, has_rating: bool, has_timestamp: bool, has_weight: bool) -> Column:
     number = F.col("number")
     checks: list[tuple[str, Column]] = [
         ("missing_user_id", _is_blank("user")),
@@ -88,6 +95,8 @@ def _reason(config: IngestConfig, *, has_rating: bool, has_timestamp: bool) -> C
         checks.append(("rating_out_of_range", ~number.between(*config.rating_range)))
     if has_timestamp:
         checks.append(("bad_timestamp", F.col("time").isNull()))
+    if has_weight:
+        checks.append(("bad_weight", ~F.coalesce(F.col("weight").between(*_WEIGHTS), F.lit(False))))
     return F.coalesce(F.col("fault"), *[F.when(failed, F.lit(reason)) for reason, failed in checks])
 
 

@@ -27,6 +27,8 @@ class Candidates:
         Item index -> column, -1 where the item is no candidate.
     global_mean : float
     biases : bool
+    as_probability : bool
+        Whether scores are log-odds, to be told as probabilities.
     """
 
     labels: pa.Array
@@ -35,6 +37,7 @@ class Candidates:
     column_of_index: Int32Array
     global_mean: float
     biases: bool
+    as_probability: bool = False
 
     @classmethod
     def from_items(
@@ -47,6 +50,7 @@ class Candidates:
         n_items: int,
         global_mean: float,
         biases: bool,
+        as_probability: bool = False,
     ) -> Candidates:
         """Order items by label and number their columns.
 
@@ -63,6 +67,7 @@ class Candidates:
             Size of the item index.
         global_mean : float
         biases : bool
+        as_probability : bool
         """
         order = pc.sort_indices(labels).to_numpy()
         column_of_index = np.full(n_items, -1, np.int32)
@@ -74,4 +79,5 @@ class Candidates:
             column_of_index,
             global_mean,
             biases,
+            as_probability,
         )

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import Float32Array, Int32Array, Int64Array
+from recsys_spark.kernels.losses import sigmoid
 from recsys_spark.kernels.top_n import top_n
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.session import default_parallelism
@@ -118,6 +119,9 @@ def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa
         seen_indptr=seen_indptr,
         seen_columns=seen_columns,
     )
+    if source == CF and items.as_probability:
+        # After ranking: log-odds far from 0 differ where their probabilities no longer do.
+        scores = sigmoid(scores)
     return _list_batch(users["user"], columns, scores, items, source)
 
 

@@ -57,6 +57,7 @@ def _candidates(context: StageContext) -> Candidates:
         n_items=context.record("index")["n_items"],
         global_mean=model["global_mean"],
         biases=model["biases"],
+        as_probability=model["loss"] == "logistic",
     )
 
 

@@ -63,7 +63,8 @@ def _print_objective(console: Console, record: dict[str, Any]) -> None:
         "iteration",
         "side",
         "objective",
-        "squared error",
+        "observed loss",
+        "all pairs",
         "penalty",
         "seconds",
     )
@@ -72,7 +73,8 @@ def _print_objective(console: Console, record: dict[str, Any]) -> None:
             str(step["iteration"]),
             step["side"],
             f"{step['objective']:,.1f}",
-            f"{step['squared_error']:,.1f}",
+            f"{step['observed']:,.1f}",
+            f"{step['unobserved']:,.1f}",
             f"{step['penalty']:,.1f}",
             f"{step['seconds']:.2f}",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,89 +11,89 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark import StorageLevel
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import NumericalError
-from recsys_spark.kernels.arrays import Float32Array
+from recsys_spark.kernels.arrays import BoolArray, Float32Array
 from recsys_spark.kernels.csr_block import CsrBlock
-from recsys_spark.kernels.fixed_side import FixedSide
+from recsys_spark.kernels.fixed_side import FixedSide, all_pairs, in_basis, make_fixed_side, with_offsets
+from recsys_spark.kernels.gramian import side_gramian
+from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
-from recsys_spark.kernels.solve_rows import solve_rows
-from recsys_spark.rating_blocks import BLOCK_SCHEMA, Side, block_to_arrow, blocks_from_arrow, rating_blocks
+from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
+from recsys_spark.rating_blocks import blocks_from_arrow
 from recsys_spark.shared_value import SharedValue, shared
-from recsys_spark.train.local_copies import open_copy, remove_copies, save_copy
+from recsys_spark.train.local_copies import open_copy, save_copy
+from recsys_spark.train.side_blocks import SideBlocks
 
 if TYPE_CHECKING:
+    # Workers import this module, and have no pydantic.
     from recsys_spark.config import TrainConfig
 
-_SOLVED_SCHEMA = "block int, row_index binary, vectors binary, squared_error double, penalty double"
-
-
-@dataclass(frozen=True, slots=True)
-class SolverSettings:
-    """What a row's solution depends on besides its ratings and the fixed side."""
-
-    regularization: Regularization
-    solver: str
-    cg_steps: int
+_SHARES = ("observed", "unobserved", "penalty")
+_SOLVED_SCHEMA = "block int, row_index binary, vectors binary, " + ", ".join(f"{name} double" for name in _SHARES)
+# These go on from where a row was; the others forget it, and need not be sent it.
+_FROM_START = ("auto", "cg", "subspace", "gradient")
 
 
 @dataclass(frozen=True, slots=True)
 class HalfIterationInput:
-    """What every task of a half-iteration is given: the fixed side, and the rows as they were before."""
+    """What every task of a half-iteration is given: the fixed side, and the rows as they were, where they matter."""
 
     fixed: FixedSide
-    start: Float32Array
-    settings: SolverSettings
+    start: Float32Array | None
+    problem: RowProblem
 
 
 @dataclass(frozen=True, slots=True)
 class HalfIterationResult:
-    """A side's new vectors, float32 (n_rows, width), and its share of the objective."""
+    """A side's new vectors, float32 (n_rows, width), and its shares of the objective."""
 
     vectors: Float32Array
-    squared_error: float
+    observed: float
+    unobserved: float
     penalty: float
 
 
-class SideBlocks:
-    """The cached rating blocks of one side, and each row's number of ratings.
+def row_problem(config: TrainConfig) -> RowProblem:
+    """Return what is minimised over each row, and how, from the configuration."""
+    regularization = Regularization(
+        reg_param=config.reg_param,
+        bias_reg_param=config.bias_reg_param,
+        reg_exponent=config.reg_exponent,
+        biases=config.uses_biases,
+    )
+    return RowProblem(
+        regularization,
+        Loss(config.loss, config.alpha, config.unobserved_weight),
+        config.solver,
+        config.cg_steps,
+        config.gradient_steps,
+        config.newton_steps,
+        config.nonnegative,
+    )
 
-    Parameters
-    ----------
-    ratings : DataFrame
-        ``user_index int, item_index int, rating float``.
-    side : Side
-    n_rows : int
-        Size of the side's index; rows without ratings have degree 0.
-    n_blocks : int
 
-    Notes
-    -----
-    Building is one shuffle (see ``rating_blocks``); the driver receives the degrees.
-    """
+def prepare_fixed(vectors: Float32Array, is_trained: BoolArray, constant: float, problem: RowProblem) -> FixedSide:
+    """Prepare the fixed side, its term of all pairs included where the loss has one; on the driver."""
+    regularization, loss = problem.regularization, problem.loss
+    fixed = make_fixed_side(vectors, constant, regularization.biases, is_trained=is_trained)
+    if loss.all_pairs_weight == 0:
+        return fixed
+    part = all_pairs(
+        side_gramian(with_offsets(fixed)),
+        int(is_trained.sum()),
+        loss.all_pairs_weight,
+        regularization,
+        counts_unobserved=loss.counts_unobserved,
+        rotated=not problem.nonnegative,
+    )
+    return in_basis(fixed, part)
 
-    def __init__(self, ratings: DataFrame, side: Side, n_rows: int, n_blocks: int) -> None:
-        self.side = side
-        self.copies = f"{secrets.token_hex(8)}-{side.name}"
-        self.frame = (
-            rating_blocks(ratings, side, n_blocks)
-            .mapInArrow(partial(keep_copies, copies=self.copies), BLOCK_SCHEMA)
-            .persist(StorageLevel.MEMORY_AND_DISK)
-        )
-        self.degrees = np.zeros(n_rows, np.int32)
-        for row in self.frame.select("row_index", "indptr").toArrow().to_batches():
-            for rows, starts in zip(row["row_index"], row["indptr"], strict=True):
-                self.degrees[np.frombuffer(rows.as_buffer(), np.int32)] = np.diff(
-                    np.frombuffer(starts.as_buffer(), np.int64)
-                )
 
-    def release(self) -> None:
-        """Drop the cached blocks and this machine's copies."""
-        self.frame.unpersist()
-        remove_copies(self.copies)
+def needs_start(problem: RowProblem) -> bool:
+    """Return whether rows are solved from where they were."""
+    return problem.solver in _FROM_START or problem.nonnegative or not problem.loss.is_quadratic
 
 
 def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> HalfIterationResult:
@@ -104,7 +103,7 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> HalfIterationRe
     ----------
     blocks : SideBlocks
     given : HalfIterationInput
-        ``start`` holds the side's previous vectors, float32 (n_rows, width).
+        ``start`` holds the side's previous vectors, float32 (n_rows, width), or nothing.
 
     Returns
     -------
@@ -132,32 +131,26 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> HalfIterationRe
             in_full = partial(solve_from_batches, given=everywhere, copies=blocks.copies)
             rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, _SOLVED_SCHEMA).toArrow()
             solved = pa.concat_tables([solved.filter(pc.is_valid(solved["row_index"])), rest])
-    return _collect(solved, given.start.shape)
+    return _collect(solved, (len(blocks.degrees), given.fixed.width))
 
 
 def _has_missing(solved: pa.Table) -> bool:
     return bool(solved["row_index"].null_count)
 
 
-def _collect(solved: pa.Table, shape: tuple[int, ...]) -> HalfIterationResult:
+def _collect(solved: pa.Table, shape: tuple[int, int]) -> HalfIterationResult:
     """Put the blocks' rows in their places."""
     vectors = np.zeros(shape, np.float32)
     for batch in solved.to_batches():
         for rows, values in zip(batch["row_index"], batch["vectors"], strict=True):
             index = np.frombuffer(rows.as_buffer(), np.int32)
             vectors[index] = np.frombuffer(values.as_buffer(), np.float32).reshape(len(index), shape[1])
-    squared_error = math.fsum(solved["squared_error"].to_pylist())
-    penalty = math.fsum(solved["penalty"].to_pylist())
-    if not math.isfinite(squared_error + penalty):
-        raise NumericalError("the objective is not finite", got=f"squared error {squared_error}, penalty {penalty}")
-    return HalfIterationResult(vectors, squared_error, penalty)
-
-
-def keep_copies(batches: Iterator[pa.RecordBatch], copies: str) -> Iterator[pa.RecordBatch]:
-    """Worker: pass blocks on, leaving a copy of each on this machine."""
-    for number, block in blocks_from_arrow(batches):
-        save_copy(copies, number, block)
-        yield block_to_arrow(number, block)
+    observed, unobserved, penalty = (math.fsum(solved[name].to_pylist()) for name in _SHARES)
+    if not math.isfinite(observed + unobserved + penalty):
+        raise NumericalError(
+            "the objective is not finite", got=f"observed {observed}, unobserved {unobserved}, penalty {penalty}"
+        )
+    return HalfIterationResult(vectors, observed, unobserved, penalty)
 
 
 def solve_from_copies(
@@ -180,37 +173,20 @@ def solve_from_batches(
 
 
 def _solve(number: int, block: CsrBlock, given: HalfIterationInput) -> pa.RecordBatch:
-    solution = solve_rows(
-        block,
-        given.fixed,
-        given.settings.regularization,
-        solver=given.settings.solver,  # type: ignore[arg-type]
-        start=given.start[block.row_index],
-        cg_steps=given.settings.cg_steps,
-    )
+    start = None if given.start is None else given.start[block.row_index]
+    solution = solve_rows(block, given.fixed, given.problem, start)
+    shares = {name: pa.array([math.fsum(getattr(solution, name))], pa.float64()) for name in _SHARES}
     return pa.RecordBatch.from_pydict(
         {
             "block": pa.array([number], pa.int32()),
             "row_index": pa.array([block.row_index.tobytes()], pa.binary()),
             "vectors": pa.array([solution.vectors.tobytes()], pa.binary()),
-            "squared_error": pa.array([math.fsum(solution.squared_error)], pa.float64()),
-            "penalty": pa.array([math.fsum(solution.penalty)], pa.float64()),
+            **shares,
         }
     )
 
 
 def _missing(number: int) -> pa.RecordBatch:
     nulls = {name: pa.nulls(1, pa.binary()) for name in ("row_index", "vectors")}
-    zeros = {name: pa.array([0.0], pa.float64()) for name in ("squared_error", "penalty")}
+    zeros = {name: pa.array([0.0], pa.float64()) for name in _SHARES}
     return pa.RecordBatch.from_pydict({"block": pa.array([number], pa.int32()), **nulls, **zeros})
-
-
-def solver_settings(config: TrainConfig) -> SolverSettings:
-    """Return the kernel's settings from the configuration."""
-    regularization = Regularization(
-        reg_param=config.reg_param,
-        bias_reg_param=config.bias_reg_param,
-        reg_exponent=config.reg_exponent,
-        biases=config.biases,
-    )
-    return SolverSettings(regularization, config.solver, config.cg_steps)

@@ -16,7 +16,7 @@ import numpy as np
 
 from recsys_spark.kernels.csr_block import CsrBlock
 
-_FIELDS = ("row_index", "indptr", "column_index", "values")
+_FIELDS = ("row_index", "indptr", "column_index", "values", "weights")
 # What a killed job left behind is removed by the next one that finds it this old.
 _STALE_SECONDS = 24 * 3600.0
 
@@ -50,7 +50,8 @@ def save_copy(name: str, number: int, block: CsrBlock) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
     for field in _FIELDS:
-        np.save(building / f"{field}.npy", getattr(block, field))
+        if getattr(block, field) is not None:
+            np.save(building / f"{field}.npy", getattr(block, field))
     try:
         building.rename(target)
     except OSError:
@@ -62,7 +63,8 @@ def open_copy(name: str, number: int) -> CsrBlock | None:
     """Return a block as memory-mapped arrays, or None where this machine has no usable copy."""
     folder = _folder(name, number)
     try:
-        arrays = {field: np.load(folder / f"{field}.npy", mmap_mode="r") for field in _FIELDS}
+        present = [field for field in _FIELDS if field != "weights" or (folder / "weights.npy").exists()]
+        arrays = {field: np.load(folder / f"{field}.npy", mmap_mode="r") for field in present}
     except (OSError, ValueError, EOFError):
         return None
     return CsrBlock(**arrays)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from pyspark.sql import functions as F
+
+from recsys_spark.errors import RowError
 from recsys_spark.factor_tables import factor_rows
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.run_directory import StageContext
-from recsys_spark.tables import INDEXED_RATINGS, ITEM_FACTORS, ITEM_INDEX, USER_FACTORS, USER_INDEX
+from recsys_spark.tables import ITEM_FACTORS, ITEM_INDEX, USER_FACTORS, USER_INDEX
 from recsys_spark.train.alternating import Factorization, fit_factors
+from recsys_spark.train.training_ratings import training_ratings
 
 TABLES = (USER_FACTORS, ITEM_FACTORS)
 
@@ -27,18 +31,22 @@ def run(context: StageContext) -> dict[str, Any]:
     config = context.config.train
     sizes = context.record("index")
     _warn_about_rank(context, min(sizes["n_users"], sizes["n_items"]))
-    model = fit_factors(
-        context.spark,
-        context.read(INDEXED_RATINGS),
-        config,
-        n_users=sizes["n_users"],
-        n_items=sizes["n_items"],
-        progress=context.progress,
-    )
+    try:
+        model = fit_factors(
+            context.spark,
+            training_ratings(context),
+            config,
+            n_users=sizes["n_users"],
+            n_items=sizes["n_items"],
+            progress=context.progress,
+        )
+    except RowError as error:
+        raise _with_id(context, error) from error
     _write_factors(context, model)
     return {
         "global_mean": model.global_mean,
         "biases": model.biases,
+        "loss": model.loss,
         "rank": model.rank,
         "blocking_seconds": round(model.blocking_seconds, 3),
         "history": [asdict(step) for step in model.history],
@@ -51,6 +59,14 @@ def _warn_about_rank(context: StageContext, smaller_side: int) -> None:
             f"train: rank {context.config.train.rank} is more than the smaller side's {smaller_side} rows; the "
             f"regularisation keeps the result well defined, but a rank of {smaller_side} could say the same"
         )
+
+
+def _with_id(context: StageContext, error: RowError) -> RowError:
+    """Return the error with the caller's own id of the row."""
+    index = context.read(USER_INDEX if error.side == "users" else ITEM_INDEX)
+    id_name, index_name = index.columns
+    found = index.where(F.col(index_name) == error.row).head()
+    return RowError(str(error), error.side, error.row, where=f"{id_name} {found[0]!r}" if found else "")
 
 
 def _write_factors(context: StageContext, model: Factorization) -> None:

@@ -7,21 +7,27 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.ingest.duplicates import Policy, merge_duplicates
 
-SCHEMA = "user_id string, item_id string, rating double, timestamp timestamp, file_number int"
+SCHEMA = "user_id string, item_id string, rating double, timestamp timestamp, weight double, file_number int"
 
 
 def merged(spark: SparkSession, rows: list[tuple[float, int, int]], policy: Policy) -> tuple[float, int, int, int]:
     """Merge rows of (rating, second, file) of one pair; return rating, second, n_merged and file."""
     plain = spark.createDataFrame(rows, "rating double, second int, file_number int")
     frame = plain.selectExpr(
-        "'u' as user_id", "'i' as item_id", "rating", "timestamp_seconds(second) as timestamp", "file_number"
+        "'u' as user_id",
+        "'i' as item_id",
+        "rating",
+        "timestamp_seconds(second) as timestamp",
+        "2 * rating as weight",
+        "file_number",
     )
     (row,) = (
         merge_duplicates(frame.repartition(3, "rating"), policy)
-        .selectExpr("rating", "int(unix_seconds(timestamp)) as second", "n_merged", "file_number")
+        .selectExpr("rating", "int(unix_seconds(timestamp)) as second", "n_merged", "file_number", "weight")
         .collect()
     )
-    return tuple(row)
+    assert row["weight"] == pytest.approx(2 * row["rating"], rel=1e-12), "weights are merged as ratings are"
+    return tuple(row)[:4]
 
 
 @pytest.mark.parametrize(
@@ -52,5 +58,5 @@ def test_sums_do_not_depend_on_the_order_of_rows(spark: SparkSession) -> None:
 
 
 def test_pairs_are_told_apart(spark: SparkSession) -> None:
-    rows = [("u", "i", 1.0, None, 0), ("u", " i", 2.0, None, 0), ("u ", "i", 3.0, None, 0)]
+    rows = [("u", "i", 1.0, None, None, 0), ("u", " i", 2.0, None, None, 0), ("u ", "i", 3.0, None, 2.0, 0)]
     assert merge_duplicates(spark.createDataFrame(rows, SCHEMA), "mean").count() == 3

@@ -80,6 +80,16 @@ def test_the_first_fault_names_the_reason(spark: SparkSession) -> None:
     assert set(reasons) - {None} <= REASONS.keys()
 
 
+def test_weights_are_numbers_above_zero(spark: SparkSession) -> None:
+    texts = ["1", "0.5", " 2e3 ", "0", "-1", "1e-7", "1e9", "NaN", "heavy", "", None]
+    rows = [("f", "", None, "u", "i", "1", None, text) for text in texts]
+    frame = spark.createDataFrame(rows, f"{RAW}, weight string")
+    config = InputConfig.model_validate({"path": "x", "columns": {"weight": "w"}})
+    checked = check_rows(frame, config, IngestConfig()).select("weight", "reason").collect()
+    assert [row["weight"] for row in checked[:3]] == [1.0, 0.5, 2000.0]
+    assert [row["reason"] for row in checked] == [None] * 3 + ["bad_weight"] * 8
+
+
 def test_one_header_line_per_file_is_no_row(spark: SparkSession) -> None:
     rows = [(file, "u,i,r", "header_line", "u", "i", "r", None) for file in ("a", "a", "a", "b")]
     rows.append(("c", "x,y,1", None, "x", "y", "1", "0"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,19 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.config import TrainConfig
-from recsys_spark.errors import NumericalError
+from recsys_spark.errors import ContractError, NumericalError, RowError
 from recsys_spark.kernels.initialization import initial_factors
+from recsys_spark.kernels.losses import Loss
+from recsys_spark.kernels.objective import Regularization, row_penalties
 from recsys_spark.progress import Progress
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.train import Factorization, fit_factors
 from recsys_spark.train.alternating import _Loop
 from recsys_spark.train.global_mean import exact_mean
-from recsys_spark.train.half_iteration import SideBlocks
 from recsys_spark.train.local_copies import copies_root, open_copy, remove_copies
+from recsys_spark.train.side_blocks import SideBlocks
 from tests import reference_als
+from tests.reference_rows import RowReference
 
 N_USERS, N_ITEMS = 30, 20
 
@@ -52,12 +56,12 @@ def fit(spark: SparkSession, ratings: DataFrame, **settings: Any) -> Factorizati
 
 def reference(triples: list[tuple[int, int, float]], **settings: Any) -> tuple[np.ndarray, np.ndarray, tuple[Any, ...]]:
     config = TrainConfig(**{"rank": 4, "iterations": 3, **settings})
-    width = config.rank + config.biases
+    width = config.rank + config.uses_biases
     items = np.zeros((N_ITEMS, width))
     items[:, : config.rank] = initial_factors(config.seed, ITEMS.number, np.arange(N_ITEMS), config.rank)
     items[[i for i in range(N_ITEMS) if i not in {i for _, i, _ in triples}]] = 0
-    mean = float(np.mean([value for _, _, value in triples])) if config.biases else 0.0
-    reg = (config.reg_param, config.bias_reg_param, config.reg_exponent, config.biases)
+    mean = float(np.mean([value for _, _, value in triples])) if config.uses_biases else 0.0
+    reg = (config.reg_param, config.bias_reg_param, config.reg_exponent, config.uses_biases)
     users = np.zeros((N_USERS, width))
     users, items, _ = reference_als.alternate(triples, users, items, mean, reg, config.iterations)
     return users, items, (mean, reg)
@@ -96,7 +100,7 @@ def test_objective_never_rises_and_is_the_sum_of_its_parts(spark: SparkSession) 
     assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(objectives))
     assert objectives[-1] < 0.98 * objectives[0]
     for step in model.history:
-        assert step.objective == pytest.approx(step.squared_error + step.penalty, rel=1e-9)
+        assert step.objective == pytest.approx(step.observed + step.unobserved + step.penalty, rel=1e-9)
 
 
 @pytest.mark.parametrize("solver", ["auto", "cg"])
@@ -164,9 +168,9 @@ def test_rise_of_the_objective_stops_training(spark: SparkSession) -> None:
     config = TrainConfig(rank=2, iterations=2)
     users, items = SideBlocks(ratings, USERS, N_USERS, 1), SideBlocks(ratings, ITEMS, N_ITEMS, 1)
     try:
-        loop = _Loop(config, users, items)
+        loop = _Loop(config, users, items, 0.0)
         step = loop.solve(1, users, items)
-        loop.history[-1] = type(step)(1, "users", step.objective / 2, 0.0, 0.0, 0.0)
+        loop.history[-1] = replace(step, objective=step.objective / 2)
         with pytest.raises(NumericalError, match="the objective rose"):
             loop.solve(1, items, users)
     finally:
@@ -205,8 +209,9 @@ def test_nothing_is_left_behind(spark: SparkSession) -> None:
 
 def test_a_row_that_overflows_is_named(spark: SparkSession) -> None:
     triples = [(u, i, 1e38 if (u, i) == (3, 0) else value) for u, i, value in observations()]
-    with pytest.raises(Exception, match="NumericalError"):
+    with pytest.raises(RowError, match=r"iteration 1, items: .* first of them row 0 \(") as raised:
         fit(spark, frame(spark, triples), reg_param=1e-6)
+    assert (raised.value.side, raised.value.row) == ("items", 0)
 
 
 @pytest.mark.parametrize("n_partitions", [1, 2, 7])
@@ -216,3 +221,85 @@ def test_mean_is_exact_whatever_the_partitions(spark: SparkSession, n_partitions
     means = {exact_mean(frame(spark, triples, n))[0] for n in (n_partitions, 3)}
     assert len(means) == 1
     assert means.pop() == pytest.approx(np.mean(values), rel=1e-9)
+
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "squared": {"loss": "squared"},
+    "unobserved": {"loss": "squared", "unobserved_weight": 0.1},
+    "implicit": {"loss": "implicit", "alpha": 2.0},
+    "ials": {"loss": "ials", "unobserved_weight": 0.2},
+    "logistic": {"loss": "logistic", "positive_threshold": 2.5, "newton_steps": 8},
+    "nonnegative": {"loss": "ials", "unobserved_weight": 0.2, "nonnegative": True},
+}
+
+
+def weighted_frame(spark: SparkSession, triples: list[tuple[int, int, float]], n_partitions: int = 3) -> DataFrame:
+    """Ratings with weights and times that follow from their indexes."""
+    return frame(spark, triples, n_partitions).selectExpr(
+        "*",
+        "float(0.5 + user_index % 3) as weight",
+        "timestamp_seconds(1000000000 + 86400 * (item_index % 5)) as timestamp",
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_reaches_a_stationary_point_of_its_own_objective(spark: SparkSession, name: str) -> None:
+    triples = observations()
+    settings = {"half_life_days": 2.0, "iterations": 6, "solver": "cholesky", **LOSSES[name]}
+    model = fit(spark, weighted_frame(spark, triples), **settings)
+    objectives = [step.objective for step in model.history]
+    assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(objectives))
+
+    config = TrainConfig(**{"rank": 4, **settings})
+    regularization = Regularization(config.reg_param, config.bias_reg_param, config.reg_exponent, config.uses_biases)
+    loss = Loss(config.loss, config.alpha, config.unobserved_weight)
+    weights = {(u, i): (0.5 + u % 3) * 0.5 ** ((4 - i % 5) / 2.0) for u, i, _ in triples}
+    shift = model.global_mean if config.loss == "squared" else 0.0
+    users = model.user_vectors[model.user_degrees > 0].astype(float)
+    label = (lambda value: float(value >= 2.5)) if config.loss == "logistic" else (lambda value: value - shift)
+    total = 0.0
+    for item in range(N_ITEMS - 1):
+        own = [(u, label(value), weights[u, i]) for u, i, value in triples if i == item]
+        columns, values, weight = zip(*own, strict=True)
+        constant = model.global_mean if config.loss == "logistic" else 0.0
+        row = RowReference(columns, values, weight, users, constant, regularization, loss)
+        vector = model.item_vectors[item].astype(float)
+        total += row.objective(vector)
+        gradient = row.gradient(vector, 1e-4)
+        free = vector > 0 if config.nonnegative else np.ones(len(vector), bool)
+        np.testing.assert_allclose(gradient[free], 0, atol=2e-3 * max(1.0, np.abs(vector).max()))
+    n_items = N_ITEMS - 1
+    for user, vector in enumerate(users):
+        degree = model.user_degrees[user] + (config.unobserved_weight * n_items)
+        total += float(row_penalties(np.array([0]), len(vector), regularization, degree - 1)[0] @ vector**2)
+    assert model.history[-1].objective == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ials", "logistic"])
+def test_losses_are_bit_identical_for_any_number_of_blocks(spark: SparkSession, name: str) -> None:
+    triples = observations()
+    settings = {"solver": "auto", "rank": 9, **LOSSES[name]}
+    one = fit(spark, weighted_frame(spark, triples, 1), n_blocks=1, **settings)
+    other = fit(spark, weighted_frame(spark, triples[::-1], 4), n_blocks=7, **settings)
+    np.testing.assert_array_equal(one.user_vectors, other.user_vectors)
+    np.testing.assert_array_equal(one.item_vectors, other.item_vectors)
+
+
+def test_all_solvers_reach_the_same_objective(spark: SparkSession) -> None:
+    ratings = frame(spark, observations())
+    steps = {"cg_steps": 5, "gradient_steps": 100, "iterations": 30}
+    for settings in (LOSSES["squared"], LOSSES["ials"], LOSSES["logistic"]):
+        reached = {
+            solver: fit(spark, ratings, solver=solver, **steps, **settings).history[-1].objective
+            for solver in ("cholesky", "dual", "cg", "subspace", "gradient")
+        }
+        assert max(reached.values()) <= min(reached.values()) * 1.001, reached
+
+
+def test_labels_have_to_be_labels_and_both_of_them(spark: SparkSession) -> None:
+    with pytest.raises(ContractError, match=r"set train\.positive_threshold"):
+        fit(spark, frame(spark, observations()), loss="logistic")
+    with pytest.raises(ContractError, match="only 1"):
+        fit(spark, frame(spark, observations()), loss="logistic", positive_threshold=0.1)
+    with pytest.raises(NumericalError, match="no rating reaches the threshold"):
+        fit(spark, frame(spark, observations()), loss="ials", unobserved_weight=0.1, positive_threshold=9.0)

@@ -1,0 +1,142 @@
+"""Indexed ratings -> what the loss is fitted to: centred ratings, positives or labels, and their weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.errors import ContractError, NumericalError
+from recsys_spark.train.global_mean import exact_mean
+
+if TYPE_CHECKING:
+    # Workers import this package, and have no pydantic.
+    from recsys_spark.config import TrainConfig
+
+_SECONDS_PER_DAY = 86_400.0
+# Single precision ends at 1e-38; a weight below this one is no weight.
+_LEAST_WEIGHT = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What is fitted.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        ``user_index int, item_index int, rating float`` and, where they differ, ``weight float``.
+    n : int
+    mean_rating : float
+        Of the ratings as they came.
+    constant : float
+        Part of every score: the mean rating (squared loss with biases), the log-odds of the mean label (logistic
+        with biases), else 0.
+    """
+
+    frame: DataFrame
+    n: int
+    mean_rating: float
+    constant: float
+
+
+def observations(ratings: DataFrame, config: TrainConfig) -> Observations:
+    """Turn ratings into the observations of the configured loss.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        ``user_index, item_index, rating``, optionally ``weight`` (1 where null) and ``timestamp``.
+    config : TrainConfig
+
+    Returns
+    -------
+    Observations
+        With a half-life, weights halve with every ``half_life_days`` before the latest rating.
+
+    Raises
+    ------
+    NumericalError
+        If no observation is left.
+    ContractError
+        If the logistic loss is given other labels than 0 and 1, or only one of them.
+
+    Notes
+    -----
+    Two passes over the ratings, one more for a half-life; a few numbers reach the driver. No shuffle.
+    """
+    mean, n_ratings = exact_mean(ratings)
+    if n_ratings == 0:
+        raise NumericalError(
+            "there are no ratings to train on", remedy="lower evaluate.holdout_share, or check the input"
+        )
+    columns = ["user_index", "item_index", "rating"]
+    weight = _weight(ratings, config)
+    if weight is not None:
+        ratings, columns = ratings.withColumn("weight", weight), [*columns, "weight"]
+    if config.loss == "logistic":
+        labels = _labels(ratings, config)
+        share, _ = exact_mean(labels)
+        constant = math.log(share / (1 - share)) if config.uses_biases else 0.0
+        return Observations(labels.select(*columns), n_ratings, mean, constant)
+    if config.loss in ("implicit", "ials"):
+        positives = _positives(ratings, config)
+        return Observations(positives.select(*columns), positives.count(), mean, 0.0)
+    constant = mean if config.uses_biases and config.unobserved_weight == 0 else 0.0
+    # Taken off in double precision: ratings far from 0 would lose their differences in single precision.
+    centred = (F.col("rating").cast("double") - F.lit(constant)).cast("float")
+    return Observations(ratings.withColumn("rating", centred).select(*columns), n_ratings, mean, constant)
+
+
+def _weight(ratings: DataFrame, config: TrainConfig) -> Column | None:
+    """Return the weight of each rating, or None where all weigh the same."""
+    weight = F.coalesce(F.col("weight").cast("double"), F.lit(1.0)) if "weight" in ratings.columns else None
+    if config.half_life_days is not None:
+        latest = ratings.agg(F.max("timestamp")).collect()[0][0]
+        age = (F.lit(latest).cast("double") - F.col("timestamp").cast("double")) / _SECONDS_PER_DAY
+        decay = F.pow(F.lit(0.5), F.coalesce(age, F.lit(0.0)) / config.half_life_days)
+        weight = decay if weight is None else weight * decay
+    return None if weight is None else F.greatest(weight, F.lit(_LEAST_WEIGHT)).cast("float")
+
+
+def _positives(ratings: DataFrame, config: TrainConfig) -> DataFrame:
+    if config.positive_threshold is None:
+        return ratings
+    positives = ratings.where(F.col("rating") >= config.positive_threshold)
+    if positives.isEmpty():
+        raise NumericalError(
+            "no rating reaches the threshold",
+            where="train.positive_threshold",
+            got=f"{config.positive_threshold:g}",
+            remedy="lower it, or leave it out to take every row for a positive",
+        )
+    return positives
+
+
+def _labels(ratings: DataFrame, config: TrainConfig) -> DataFrame:
+    rating = F.col("rating")
+    if config.positive_threshold is not None:
+        labels = ratings.withColumn("rating", (rating >= config.positive_threshold).cast("float"))
+    else:
+        labels = ratings
+        if not ratings.where(~rating.isin(0.0, 1.0)).isEmpty():
+            raise ContractError(
+                "the logistic loss needs labels",
+                where="rating",
+                got="values other than 0 and 1",
+                allowed="0 and 1",
+                remedy="set train.positive_threshold to the rating from which the label is 1",
+            )
+    kinds = {row[0] for row in labels.select("rating").distinct().collect()}
+    if len(kinds) < 2:
+        raise ContractError(
+            "the logistic loss needs both labels",
+            where="train.positive_threshold",
+            got=f"only {', '.join(f'{kind:g}' for kind in kinds)}",
+            allowed="some 0 and some 1",
+            remedy="move the threshold; for positives alone use loss: ials",
+        )
+    return labels
