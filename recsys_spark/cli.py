@@ -23,7 +23,7 @@ from recsys_spark.ingest.headers import list_inputs, require_event_times
 from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import run_stages, stages
 from recsys_spark.progress import JsonLines, Progress, configure_logging
-from recsys_spark.publish.publication_log import current_publication
+from recsys_spark.publication_log import current_publication
 from recsys_spark.report.summary import print_summary
 from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
@@ -64,6 +64,9 @@ def _stage_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--start", metavar="TIME", help="Only events from this time on (UTC unless it says otherwise)."),
         click.option("--end", metavar="TIME", help="Only events before this time."),
         click.option("--run-id", metavar="ID", help="Name of the run; later stages continue it. Default: a new one."),
+        click.option(
+            "--resume", "must_resume", is_flag=True, help="Fail unless training can go on from a checkpoint of the run."
+        ),
         click.option("--dry-run", is_flag=True, help="Show configuration, inputs, plan and targets; write nothing."),
         click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
     ]
@@ -95,6 +98,7 @@ def _run(
     start: str | None,
     end: str | None,
     run_id: str | None,
+    must_resume: bool,
     dry_run: bool,
     log_format: Literal["text", "json"],
 ) -> None:
@@ -111,7 +115,7 @@ def _run(
         files = _inputs(config, run, storage, names[0], spark)
         _print_plan(config, run, names, interval, [(file.path, file.size) for file in files])
         return
-    context = StageContext(spark, config, run, storage, progress, interval_of(run, storage, interval))
+    context = StageContext(spark, config, run, storage, progress, interval_of(run, storage, interval), must_resume)
     progress.say(f"run {run.run_id} in {run.path}", run_id=run.run_id)
     run_stages(context, names)
     if name == "pipeline" and log_format == "text":

@@ -155,6 +155,19 @@ class TrainConfig(_Section):
     cg_steps: int = Field(default=3, ge=1, le=1000)
     gradient_steps: int = Field(default=5, ge=1, le=100_000, description="per row and half-iteration")
     newton_steps: int = Field(default=2, ge=1, le=1000, description="logistic: per row and half-iteration")
+    validation_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="squared, logistic: share of the ratings kept back to stop training before it overfits",
+    )
+    patience: int = Field(
+        default=2, ge=1, le=1000, description="iterations without a better validation loss before training stops"
+    )
+    warm_start: bool = Field(default=False, description="start from the newest published model where it fits")
+    checkpoint_interval: int | None = Field(
+        default=5, ge=1, le=1000, description="iterations between checkpoints; null: none"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63)
     n_blocks: int | None = Field(default=None, ge=1, le=100_000, description="null: from the size of the data")
 
@@ -173,6 +186,8 @@ class TrainConfig(_Section):
             raise ValueError("unobserved_weight is for loss: squared and loss: ials; implicit has alpha instead")
         if self.loss == "squared" and self.positive_threshold is not None:
             raise ValueError("positive_threshold is for loss: implicit, ials and logistic")
+        if self.validation_share > 0 and (self.loss not in ("squared", "logistic") or self.unobserved_weight > 0):
+            raise ValueError("validation_share is for loss: squared without unobserved_weight, and loss: logistic")
         if self.nonnegative and self.solver not in ("auto", "cholesky"):
             raise ValueError("nonnegative needs solver: auto or cholesky")
         return self

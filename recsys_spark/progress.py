@@ -99,15 +99,20 @@ class Steps:
 
     def __init__(self, title: str, total: int, bar: Bar | None) -> None:
         self._title, self._total, self._bar = title, total, bar
-        self._count = 0
+        self._count = self._skipped = 0
         self._started = time.monotonic()
         self._task = bar.add_task(title, total=total, note="") if bar else None
+
+    def skip(self, n_steps: int) -> None:
+        """Leave out steps that an earlier attempt has done already."""
+        self._count += n_steps
+        self._skipped += n_steps
 
     def done(self, message: str, **fields: Any) -> None:
         """Tell that a step is over, with what is worth knowing about it."""
         self._count += 1
         elapsed = time.monotonic() - self._started
-        left = elapsed / self._count * (self._total - self._count)
+        left = elapsed / (self._count - self._skipped) * (self._total - self._count)
         note = f"{message}, about {left:.0f} s left" if self._count < self._total else message
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._count, note=note)

@@ -56,6 +56,7 @@ class StageContext:
     storage: Storage
     progress: Progress
     interval: Interval | None = None
+    must_resume: bool = False
 
     def read(self, table: Table) -> DataFrame:
         """Read a table of this run."""
@@ -170,11 +171,12 @@ def _describe_runs(runs: list[Run], root: str) -> str:
     return f"runs there: {', '.join(run.run_id for run in runs[-5:])}"
 
 
-def code_fingerprint() -> str:
-    """Return a hash of this package's source files."""
+def code_fingerprint(parts: tuple[str, ...] = ("",)) -> str:
+    """Return a hash of this package's source files, or of some of its files and folders."""
     package = Path(__file__).parent
+    places = [package / part for part in parts]
     content = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
+    for file in sorted(file for place in places for file in ([place] if place.is_file() else place.rglob("*.py"))):
         content.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes() + b"\0")
     return content.hexdigest()[:16]
 

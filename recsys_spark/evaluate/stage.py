@@ -14,9 +14,9 @@ from recsys_spark.config import TrainConfig
 from recsys_spark.evaluate.label_errors import LabelPredictors, item_label_means, measure_label_errors
 from recsys_spark.evaluate.ranking import measure_ranking, relevant_items
 from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
-from recsys_spark.evaluate.split import split_ratings
 from recsys_spark.factor_tables import factor_rows
 from recsys_spark.rating_blocks import USERS
+from recsys_spark.rating_split import split_ratings
 from recsys_spark.recommend import Candidates, users_with_history, write_lists
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join

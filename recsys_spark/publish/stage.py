@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_spark import __version__
+from recsys_spark.publication_log import publish_run
 from recsys_spark.publish.gate import check_recommendations, require_all
-from recsys_spark.publish.publication_log import publish_run
 from recsys_spark.run_directory import STAGES, StageContext
 from recsys_spark.storage import join, read_json
 from recsys_spark.tables import ITEM_INDEX, RATINGS, RECOMMENDATIONS, USER_INDEX, Table

@@ -1,6 +1,7 @@
 """``indexed_ratings`` -> ``user_factors`` and ``item_factors``, by alternating row solves on Spark."""
 
-from recsys_spark.train.alternating import Factorization, fit_factors
+from recsys_spark.train.alternating import fit_factors
+from recsys_spark.train.model import Factorization
 from recsys_spark.train.training_ratings import training_ratings
 
 __all__ = ["Factorization", "fit_factors", "training_ratings"]

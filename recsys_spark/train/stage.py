@@ -7,15 +7,21 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
-from recsys_spark.errors import RowError
+from recsys_spark.errors import ConfigError, RowError
 from recsys_spark.factor_tables import factor_rows
 from recsys_spark.rating_blocks import ITEMS, USERS
-from recsys_spark.run_directory import StageContext
+from recsys_spark.run_directory import StageContext, code_fingerprint
+from recsys_spark.storage import join
 from recsys_spark.tables import ITEM_FACTORS, ITEM_INDEX, USER_FACTORS, USER_INDEX
-from recsys_spark.train.alternating import Factorization, fit_factors
+from recsys_spark.train.alternating import Continuation, fit_factors
+from recsys_spark.train.checkpoints import Checkpoints
+from recsys_spark.train.model import Factorization
 from recsys_spark.train.training_ratings import training_ratings
+from recsys_spark.train.warm_start import published_vectors
 
 TABLES = (USER_FACTORS, ITEM_FACTORS)
+# What decides the result of an iteration: a change elsewhere need not cost the iterations done so far.
+_CODE = ("kernels", "train", "rating_blocks.py")
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -39,10 +45,12 @@ def run(context: StageContext) -> dict[str, Any]:
             n_users=sizes["n_users"],
             n_items=sizes["n_items"],
             progress=context.progress,
+            continuation=_continuation(context),
         )
     except RowError as error:
         raise _with_id(context, error) from error
     _write_factors(context, model)
+    context.storage.remove(_checkpoint_folder(context))
     return {
         "global_mean": model.global_mean,
         "biases": model.biases,
@@ -51,6 +59,30 @@ def run(context: StageContext) -> dict[str, Any]:
         "blocking_seconds": round(model.blocking_seconds, 3),
         "history": [asdict(step) for step in model.history],
     }
+
+
+def _continuation(context: StageContext) -> Continuation:
+    config = context.config.train
+    checkpoints = _checkpoints(context)
+    if context.must_resume and (checkpoints is None or checkpoints.latest() is None):
+        raise ConfigError(
+            "there is no checkpoint to go on from",
+            where=_checkpoint_folder(context),
+            remedy="run again without --resume to train from the beginning",
+        )
+    known = published_vectors(context) if config.warm_start else None
+    return Continuation(checkpoints, code_fingerprint(_CODE), context.must_resume, known)
+
+
+def _checkpoint_folder(context: StageContext) -> str:
+    return join(context.run.path, "_checkpoints")
+
+
+def _checkpoints(context: StageContext) -> Checkpoints | None:
+    interval = context.config.train.checkpoint_interval
+    if interval is None:
+        return None
+    return Checkpoints(context.spark, context.storage, _checkpoint_folder(context), interval)
 
 
 def _warn_about_rank(context: StageContext, smaller_side: int) -> None:

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.evaluate.ranking import measure_ranking, padded_lists, relevant_items
 from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
-from recsys_spark.evaluate.split import split_ratings
+from recsys_spark.rating_split import split_ratings
 from recsys_spark.train import Factorization
 
 RATINGS = [(0, 0, 4.0), (0, 1, 2.0), (1, 0, 5.0), (1, 2, 1.0), (2, 1, 3.0)]

@@ -19,9 +19,9 @@ from recsys_spark.kernels.objective import Regularization, row_penalties
 from recsys_spark.progress import Progress
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.train import Factorization, fit_factors
-from recsys_spark.train.alternating import _Loop
 from recsys_spark.train.global_mean import exact_mean
 from recsys_spark.train.local_copies import copies_root, open_copy, remove_copies
+from recsys_spark.train.loop_state import LoopState, first_vectors
 from recsys_spark.train.side_blocks import SideBlocks
 from tests import reference_als
 from tests.reference_rows import RowReference
@@ -168,11 +168,11 @@ def test_rise_of_the_objective_stops_training(spark: SparkSession) -> None:
     config = TrainConfig(rank=2, iterations=2)
     users, items = SideBlocks(ratings, USERS, N_USERS, 1), SideBlocks(ratings, ITEMS, N_ITEMS, 1)
     try:
-        loop = _Loop(config, users, items, 0.0)
-        step = loop.solve(1, users, items)
-        loop.history[-1] = replace(step, objective=step.objective / 2)
+        state = LoopState(config, users, items, 0.0, first_vectors(config, users, items))
+        step = state.solve(1, users, items)
+        state.history[-1] = replace(step, objective=step.objective / 2)
         with pytest.raises(NumericalError, match="the objective rose"):
-            loop.solve(1, items, users)
+            state.solve(1, items, users)
     finally:
         users.release()
         items.release()
@@ -183,9 +183,9 @@ def test_blocks_whose_machine_lost_the_copy_are_sent_again(
 ) -> None:
     ratings = frame(spark, observations())
     undisturbed = fit(spark, ratings, n_blocks=3)
-    solve = _Loop.solve
+    solve = LoopState.solve
 
-    def lose_copies_first(self: _Loop, iteration: int, rows: SideBlocks, fixed: SideBlocks) -> Any:
+    def lose_copies_first(self: LoopState, iteration: int, rows: SideBlocks, fixed: SideBlocks) -> Any:
         if iteration == 2:
             remove_copies(rows.copies)
         if iteration == 3:
@@ -194,7 +194,7 @@ def test_blocks_whose_machine_lost_the_copy_are_sent_again(
             victim.write_bytes(b"damaged")
         return solve(self, iteration, rows, fixed)
 
-    monkeypatch.setattr(_Loop, "solve", lose_copies_first)
+    monkeypatch.setattr(LoopState, "solve", lose_copies_first)
     disturbed = fit(spark, ratings, n_blocks=3)
     np.testing.assert_array_equal(undisturbed.user_vectors, disturbed.user_vectors)
     np.testing.assert_array_equal(undisturbed.item_vectors, disturbed.item_vectors)

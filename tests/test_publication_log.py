@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recsys_spark.errors import ConfigError
-from recsys_spark.publish.publication_log import current_publication, publications, publish_run
+from recsys_spark.publication_log import current_publication, publications, publish_run
 from recsys_spark.run_directory import Run
 from recsys_spark.storage import LocalStorage
 
