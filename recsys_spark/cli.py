@@ -15,7 +15,8 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from recsys_spark import __version__
-from recsys_spark.config import PipelineConfig, load_config
+from recsys_spark.config import PipelineConfig
+from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
 from recsys_spark.errors import RecsysError, error_from_worker
 from recsys_spark.ingest.catalogue import list_catalogue

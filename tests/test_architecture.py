@@ -102,7 +102,10 @@ def test_tests_mirror_the_package() -> None:
 WORKER_MODULES = (
     "recsys_spark.rating_blocks",
     "recsys_spark.train.half_iteration",
+    "recsys_spark.train.route",
+    "recsys_spark.train.side_blocks",
     "recsys_spark.recommend.lists",
+    "recsys_spark.evaluate.label_errors",
     "recsys_spark.evaluate.rating_errors",
     "recsys_spark.evaluate.ranking",
 )

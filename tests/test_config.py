@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys_spark.config import load_config
+from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
 from recsys_spark.errors import ConfigError
 from tests.conftest import ROOT

@@ -14,7 +14,6 @@ from recsys_spark.config import TrainConfig
 from recsys_spark.evaluate.label_errors import LabelPredictors, item_label_means, measure_label_errors
 from recsys_spark.evaluate.ranking import measure_ranking, relevant_items
 from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
-from recsys_spark.factor_tables import factor_rows
 from recsys_spark.rating_blocks import USERS
 from recsys_spark.rating_split import split_ratings
 from recsys_spark.recommend import Candidates, users_with_history, write_lists
@@ -136,7 +135,7 @@ def _ranking_rows(
 ) -> list[tuple[str, str, float, int]]:
     config = context.config.evaluate
     relevant = relevant_items(held_out, config.relevant_rating).persist()
-    user_factors = factor_rows(context.spark, USERS, model.user_vectors, model.user_degrees, biases=model.biases)
+    user_factors = model.rows(context.spark, USERS)
     users = relevant.selectExpr("user_index", "user_index as user")
     rows = []
     for name, factors in ((MODEL, user_factors), (POPULARITY, user_factors.limit(0))):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.errors import ConfigError
-from recsys_spark.rating_blocks import ITEMS, USERS, choose_n_blocks
+from recsys_spark.rating_blocks import ITEMS, USERS, Side, choose_n_blocks
 from recsys_spark.rating_split import split_ratings
+from recsys_spark.storage import Storage
 from recsys_spark.train.checkpoints import (
     Checkpoints,
     Fingerprints,
@@ -18,9 +19,13 @@ from recsys_spark.train.checkpoints import (
     fingerprint_of_observations,
     fingerprint_of_vectors,
 )
-from recsys_spark.train.loop_state import LoopState, Vectors, first_vectors
-from recsys_spark.train.model import Factorization
+from recsys_spark.train.half_iteration import row_problem
+from recsys_spark.train.loop_state import LoopState, first_vectors, penalty_of
+from recsys_spark.train.model import Factorization, Vectors
 from recsys_spark.train.observations import Observations, observations
+from recsys_spark.train.replicate import ReplicateExchange
+from recsys_spark.train.route import RouteExchange
+from recsys_spark.train.route_blocks import RouteSettings
 from recsys_spark.train.side_blocks import SideBlocks
 from recsys_spark.train.validation import Validation
 
@@ -46,12 +51,19 @@ class Continuation:
         Whether it is an error if there is none to go on from.
     known : Vectors or None
         A model to start from: zero where a row is not in it.
+    storage, folder : Storage and str, or None
+        Where the ``route`` exchange keeps vectors; they stay there for `Factorization.frames`.
+    collect : bool
+        Whether vectors that were routed come to the driver in the end.
     """
 
     checkpoints: Checkpoints | None = None
     code: str = ""
     must_resume: bool = False
     known: Vectors | None = None
+    storage: Storage | None = None
+    folder: str = ""
+    collect: bool = True
 
 
 def fit_factors(
@@ -104,8 +116,9 @@ def fit_factors(
 
     Notes
     -----
-    Two shuffles in all, one per side's blocks. Per half-iteration, the fixed side is broadcast and the solved
-    side comes to the driver: (n_users + n_items) * width * 4 bytes each way per iteration.
+    Two shuffles in all, one per side's blocks. Per half-iteration of the ``replicate`` exchange, the fixed side
+    is broadcast and the solved side comes to the driver: (n_users + n_items) * width * 4 bytes each way per
+    iteration. For ``route`` see ``RouteExchange``.
     """
     given = observations(ratings, config)
     training, held_back = given.frame, None
@@ -120,17 +133,50 @@ def fit_factors(
         users, items = sides
         blocking_seconds = time.monotonic() - started
         progress.say(f"{title}: {given.n:,} ratings in 2 x {n_blocks} blocks after {blocking_seconds:.1f} s")
-        first = first_vectors(config, users, items, continuation.known)
-        state = LoopState(config, users, items, given.constant, first)
-        constant = given.constant if config.loss == "logistic" else 0.0
-        validation = None if held_back is None else Validation(held_back, config, constant)
-        iterate = _Iterations(config, state, validation, continuation, training, progress, title)
+        exchange, penalties = _begin(spark, config, given.constant, users, items, n_blocks, continuation)
+        state = LoopState(config, exchange, penalties)
+        iterate = _Iterations(config, state, _validation(held_back, config, given.constant), progress, title)
+        if isinstance(exchange, ReplicateExchange) and continuation.checkpoints is not None:
+            iterate.keep_checkpoints(continuation, exchange, training)
         with progress.steps(title, 2 * config.iterations) as steps:
             iterate.run(users, items, steps)
-        return _model(state, validation, given, users, items, config, blocking_seconds)
+        return _model(exchange, iterate, given, users, items, config, blocking_seconds, continuation)
     finally:
         for blocks in sides:
             blocks.release()
+
+
+def _begin(
+    spark: SparkSession,
+    config: TrainConfig,
+    constant: float,
+    users: SideBlocks,
+    items: SideBlocks,
+    n_blocks: int,
+    continuation: Continuation,
+) -> tuple[ReplicateExchange | RouteExchange, dict[Side, float]]:
+    """Return the configured exchange with its first vectors in place, and the penalties of both sides."""
+    problem = row_problem(config)
+    # Centred ratings have had the constant taken off already.
+    rest = constant if config.loss == "logistic" else 0.0
+    if config.exchange == "route":
+        if continuation.storage is None:
+            raise ConfigError("exchange: route needs a place for its vectors", remedy="set train.exchange: replicate")
+        settings = RouteSettings(problem, rest)
+        routed = RouteExchange(spark, continuation.storage, continuation.folder, settings, n_blocks)
+        return routed, {USERS: 0.0, ITEMS: routed.begin(items, users, config.seed, config.rank)}
+    first = first_vectors(config, users, items, continuation.known)
+    penalties = {
+        USERS: penalty_of(first.users, users, items, problem),
+        ITEMS: penalty_of(first.items, items, users, problem),
+    }
+    return ReplicateExchange(problem, rest, first), penalties
+
+
+def _validation(held_back: DataFrame | None, config: TrainConfig, constant: float) -> Validation | None:
+    if held_back is None:
+        return None
+    return Validation(held_back, config, constant if config.loss == "logistic" else 0.0)
 
 
 class _Iterations:
@@ -141,59 +187,64 @@ class _Iterations:
         config: TrainConfig,
         state: LoopState,
         validation: Validation | None,
-        continuation: Continuation,
-        training: DataFrame,
         progress: Progress,
         title: str,
     ) -> None:
-        self._config, self._state, self._validation = config, state, validation
+        self._config, self.state, self.validation = config, state, validation
+        self._progress, self._title = progress, title
+        self._checkpoints: Checkpoints | None = None
+
+    def keep_checkpoints(self, continuation: Continuation, exchange: ReplicateExchange, training: DataFrame) -> None:
+        """Write checkpoints on the way, and begin with the newest one if it fits."""
         self._checkpoints = continuation.checkpoints
         self._must_resume = continuation.must_resume
-        self._progress, self._title = progress, title
-        if self._checkpoints is not None:
-            self._fingerprints = Fingerprints(
-                fingerprint_of_observations(training),
-                fingerprint_of_config(config),
-                continuation.code,
-                fingerprint_of_vectors(state.vectors),
-            )
+        self._exchange = exchange
+        self._fingerprints = Fingerprints(
+            fingerprint_of_observations(training),
+            fingerprint_of_config(self._config),
+            continuation.code,
+            fingerprint_of_vectors(exchange.vectors),
+        )
 
     def run(self, users: SideBlocks, items: SideBlocks, steps: Steps) -> None:
         """Iterate to the end."""
-        is_over = self._resume(steps)
-        while not is_over and self._state.iteration < self._config.iterations:
-            iteration = self._state.iteration + 1
+        if self._checkpoints is not None:
+            self._resume(self._checkpoints, steps)
+        is_over = False
+        while not is_over and self.state.iteration < self._config.iterations:
+            iteration = self.state.iteration + 1
             for rows, fixed in ((users, items), (items, users)):
-                step = self._state.solve(iteration, rows, fixed)
+                step = self.state.solve(iteration, rows, fixed)
                 steps.done(f"{step.side}, objective {step.objective:,.6g}", side=step.side, objective=step.objective)
-            is_over = self._validate() | self._state.has_converged()
+            is_over = self._validate() | self.state.has_converged()
             if self._checkpoints is not None and not is_over:
-                best = self._validation.best if self._validation else None
-                self._checkpoints.save_if_due(self._state, self._fingerprints, best)
+                best = self.validation.best if self.validation else None
+                self._checkpoints.save_if_due(self.state, self._exchange.vectors, self._fingerprints, best)
 
     def _validate(self) -> bool:
-        if self._validation is None:
+        if self.validation is None:
             return False
-        loss = self._validation.loss(self._state.vectors)
-        self._state.note_validation(loss)
-        return self._validation.note(self._state.vectors, loss)
+        assert isinstance(self.state.exchange, ReplicateExchange)
+        vectors = self.state.exchange.vectors
+        loss = self.validation.loss(vectors)
+        self.state.note_validation(loss)
+        return self.validation.note(vectors, loss)
 
-    def _resume(self, steps: Steps) -> bool:
-        """Go on from the newest checkpoint that fits; return whether training was over there already."""
-        place = self._checkpoints.latest() if self._checkpoints else None
-        differing = self._checkpoints.differing(place, self._fingerprints) if self._checkpoints and place else []
-        if self._checkpoints is None or place is None or differing:
+    def _resume(self, checkpoints: Checkpoints, steps: Steps) -> None:
+        """Go on from the newest checkpoint that fits."""
+        place = checkpoints.latest()
+        differing = checkpoints.differing(place, self._fingerprints) if place else []
+        if place is None or differing:
             if place or self._must_resume:
                 self._refuse(place, differing)
-            return False
-        best = self._checkpoints.restore(place, self._state)
-        if self._validation is not None:
-            for step in self._state.history:
+            return
+        best = checkpoints.restore(place, self.state, self._exchange)
+        if self.validation is not None:
+            for step in self.state.history:
                 if step.validation is not None:
-                    self._validation.note(self._state.vectors if best is None else best, step.validation)
-        steps.skip(2 * self._state.iteration)
-        self._progress.say(f"{self._title}: goes on after iteration {self._state.iteration}, from {place}")
-        return False
+                    self.validation.note(self._exchange.vectors if best is None else best, step.validation)
+        steps.skip(2 * self.state.iteration)
+        self._progress.say(f"{self._title}: goes on after iteration {self.state.iteration}, from {place}")
 
     def _refuse(self, place: str | None, differing: list[str]) -> None:
         """Say why there is no going on; raise where that is an error."""
@@ -208,15 +259,25 @@ class _Iterations:
 
 
 def _model(
-    state: LoopState,
-    validation: Validation | None,
+    exchange: ReplicateExchange | RouteExchange,
+    iterate: _Iterations,
     given: Observations,
     users: SideBlocks,
     items: SideBlocks,
     config: TrainConfig,
     blocking_seconds: float,
+    continuation: Continuation,
 ) -> Factorization:
-    vectors = state.vectors if validation is None or validation.best is None else validation.best
+    width = config.rank + config.uses_biases
+    frames: dict[Side, DataFrame] = {}
+    if isinstance(exchange, RouteExchange):
+        frames = {side: exchange.rows(side, biases=config.uses_biases) for side in (USERS, ITEMS)}
+        sizes = [len(side.degrees) if continuation.collect else 0 for side in (users, items)]
+        vectors = Vectors(*(exchange.vectors(side, n, width) for side, n in zip((USERS, ITEMS), sizes, strict=True)))
+    else:
+        vectors = exchange.vectors
+    if iterate.validation is not None and iterate.validation.best is not None:
+        vectors = iterate.validation.best
     return Factorization(
         vectors.users,
         vectors.items,
@@ -226,6 +287,7 @@ def _model(
         config.uses_biases,
         given.constant,
         config.loss,
-        state.history,
+        iterate.state.history,
         blocking_seconds,
+        frames,
     )

@@ -16,8 +16,9 @@ from pyspark.sql import functions as F
 from recsys_spark.kernels.arrays import Float32Array
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.storage import Storage, join, literal_path, read_json
-from recsys_spark.train.loop_state import LoopState, Vectors
-from recsys_spark.train.model import HalfIteration
+from recsys_spark.train.loop_state import LoopState
+from recsys_spark.train.model import HalfIteration, Vectors
+from recsys_spark.train.replicate import ReplicateExchange
 
 if TYPE_CHECKING:
     # Workers import this package, and have no pydantic.
@@ -59,7 +60,7 @@ class Checkpoints:
     def __init__(self, spark: SparkSession, storage: Storage, folder: str, interval: int) -> None:
         self._spark, self._storage, self._folder, self._interval = spark, storage, folder, interval
 
-    def save_if_due(self, state: LoopState, fingerprints: Fingerprints, best: Vectors | None) -> None:
+    def save_if_due(self, state: LoopState, vectors: Vectors, fingerprints: Fingerprints, best: Vectors | None) -> None:
         """Write a checkpoint after every so many iterations, then remove the one before.
 
         The record is written last, so that a checkpoint without one is none.
@@ -69,8 +70,8 @@ class Checkpoints:
         name = f"iteration={state.iteration:06}"
         place = join(self._folder, name)
         self._storage.remove(place)
-        named = {"users": state.vectors.users, "items": state.vectors.items}
-        if best is not None and best is not state.vectors:
+        named = {"users": vectors.users, "items": vectors.items}
+        if best is not None and best is not vectors:
             named |= {"best_users": best.users, "best_items": best.items}
         table = pa.Table.from_batches([batch for key, vectors in named.items() for batch in _chunks(key, vectors)])
         self._spark.createDataFrame(table).write.mode("error").parquet(join(place, "vectors"))
@@ -94,12 +95,12 @@ class Checkpoints:
         """Return what differs between a checkpoint and the training that would go on from it."""
         return fingerprints.differing(read_json(self._storage, join(place, "checkpoint.json"))["fingerprints"])
 
-    def restore(self, place: str, state: LoopState) -> Vectors | None:
+    def restore(self, place: str, state: LoopState, exchange: ReplicateExchange) -> Vectors | None:
         """Put a state back to where the checkpoint was taken, bit for bit; return the best vectors, if kept apart."""
         record = read_json(self._storage, join(place, "checkpoint.json"))
         rows = self._spark.read.schema(_SCHEMA).parquet(literal_path(join(place, "vectors"))).toArrow()
         named = _from_chunks(rows)
-        state.vectors = Vectors(named["users"], named["items"])
+        exchange.vectors = Vectors(named["users"], named["items"])
         state.penalties = {side: record["penalties"][side.name] for side in (USERS, ITEMS)}
         state.history = [HalfIteration(**step) for step in record["history"]]
         return Vectors(named["best_users"], named["best_items"]) if "best_users" in named else None

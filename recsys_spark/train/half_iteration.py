@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import functions as F
 
-from recsys_spark.errors import NumericalError
 from recsys_spark.kernels.arrays import BoolArray, Float32Array
 from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.kernels.fixed_side import FixedSide, all_pairs, in_basis, make_fixed_side, with_offsets
@@ -24,14 +23,16 @@ from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
 from recsys_spark.rating_blocks import blocks_from_arrow
 from recsys_spark.shared_value import SharedValue, shared
 from recsys_spark.train.local_copies import open_copy, save_copy
+from recsys_spark.train.model import Shares
 from recsys_spark.train.side_blocks import SideBlocks
 
 if TYPE_CHECKING:
     # Workers import this module, and have no pydantic.
     from recsys_spark.config import TrainConfig
 
-_SHARES = ("observed", "unobserved", "penalty")
-_SOLVED_SCHEMA = "block int, row_index binary, vectors binary, " + ", ".join(f"{name} double" for name in _SHARES)
+_SOLVED_SCHEMA = "block int, row_index binary, vectors binary, " + ", ".join(
+    f"{name} double" for name in Shares._fields
+)
 # These go on from where a row was; the others forget it, and need not be sent it.
 _FROM_START = ("auto", "cg", "subspace", "gradient")
 
@@ -43,16 +44,6 @@ class HalfIterationInput:
     fixed: FixedSide
     start: Float32Array | None
     problem: RowProblem
-
-
-@dataclass(frozen=True, slots=True)
-class HalfIterationResult:
-    """A side's new vectors, float32 (n_rows, width), and its shares of the objective."""
-
-    vectors: Float32Array
-    observed: float
-    unobserved: float
-    penalty: float
 
 
 def row_problem(config: TrainConfig) -> RowProblem:
@@ -96,7 +87,7 @@ def needs_start(problem: RowProblem) -> bool:
     return problem.solver in _FROM_START or problem.nonnegative or not problem.loss.is_quadratic
 
 
-def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> HalfIterationResult:
+def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Array, Shares]:
     """Solve every row of a side against the fixed side.
 
     Parameters
@@ -107,8 +98,9 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> HalfIterationRe
 
     Returns
     -------
-    HalfIterationResult
+    vectors : float32 array of shape (n_rows, width)
         Rows without ratings are zero. The same bit for bit for every number of blocks.
+    shares : Shares
 
     Raises
     ------
@@ -138,19 +130,14 @@ def _has_missing(solved: pa.Table) -> bool:
     return bool(solved["row_index"].null_count)
 
 
-def _collect(solved: pa.Table, shape: tuple[int, int]) -> HalfIterationResult:
+def _collect(solved: pa.Table, shape: tuple[int, int]) -> tuple[Float32Array, Shares]:
     """Put the blocks' rows in their places."""
     vectors = np.zeros(shape, np.float32)
     for batch in solved.to_batches():
         for rows, values in zip(batch["row_index"], batch["vectors"], strict=True):
             index = np.frombuffer(rows.as_buffer(), np.int32)
             vectors[index] = np.frombuffer(values.as_buffer(), np.float32).reshape(len(index), shape[1])
-    observed, unobserved, penalty = (math.fsum(solved[name].to_pylist()) for name in _SHARES)
-    if not math.isfinite(observed + unobserved + penalty):
-        raise NumericalError(
-            "the objective is not finite", got=f"observed {observed}, unobserved {unobserved}, penalty {penalty}"
-        )
-    return HalfIterationResult(vectors, observed, unobserved, penalty)
+    return vectors, Shares(*(math.fsum(solved[name].to_pylist()) for name in Shares._fields))
 
 
 def solve_from_copies(
@@ -175,7 +162,7 @@ def solve_from_batches(
 def _solve(number: int, block: CsrBlock, given: HalfIterationInput) -> pa.RecordBatch:
     start = None if given.start is None else given.start[block.row_index]
     solution = solve_rows(block, given.fixed, given.problem, start)
-    shares = {name: pa.array([math.fsum(getattr(solution, name))], pa.float64()) for name in _SHARES}
+    shares = {name: pa.array([math.fsum(getattr(solution, name))], pa.float64()) for name in Shares._fields}
     return pa.RecordBatch.from_pydict(
         {
             "block": pa.array([number], pa.int32()),
@@ -188,5 +175,5 @@ def _solve(number: int, block: CsrBlock, given: HalfIterationInput) -> pa.Record
 
 def _missing(number: int) -> pa.RecordBatch:
     nulls = {name: pa.nulls(1, pa.binary()) for name in ("row_index", "vectors")}
-    zeros = {name: pa.array([0.0], pa.float64()) for name in _SHARES}
+    zeros = {name: pa.array([0.0], pa.float64()) for name in Shares._fields}
     return pa.RecordBatch.from_pydict({"block": pa.array([number], pa.int32()), **nulls, **zeros})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,15 +16,7 @@ from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.kernels.objective import penalty, row_penalties
 from recsys_spark.kernels.solve_rows import RowProblem
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
-from recsys_spark.train.half_iteration import (
-    HalfIterationInput,
-    HalfIterationResult,
-    needs_start,
-    prepare_fixed,
-    row_problem,
-    solve_side,
-)
-from recsys_spark.train.model import HalfIteration
+from recsys_spark.train.model import HalfIteration, Shares, Vectors
 from recsys_spark.train.side_blocks import SideBlocks
 
 if TYPE_CHECKING:
@@ -35,20 +27,11 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Vectors:
-    """Both sides' vectors, float32 (n_users, width) and (n_items, width)."""
+class Exchange(Protocol):
+    """Where both sides' vectors are, and how the fixed side gets to the tasks that solve the other."""
 
-    users: Float32Array
-    items: Float32Array
-
-    def of(self, side: Side) -> Float32Array:
-        """Return one side's."""
-        return self.users if side == USERS else self.items
-
-    def with_side(self, side: Side, vectors: Float32Array) -> Vectors:
-        """Return both sides, one of them new."""
-        return replace(self, users=vectors) if side == USERS else replace(self, items=vectors)
+    def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
+        """Solve every row of a side against the fixed side, and keep the new vectors."""
 
 
 def first_vectors(config: TrainConfig, users: SideBlocks, items: SideBlocks, known: Vectors | None = None) -> Vectors:
@@ -79,25 +62,16 @@ class LoopState:
     Parameters
     ----------
     config : TrainConfig
-    users, items : SideBlocks
-    constant : float
-        Part of every score.
-    vectors : Vectors
-        Where training starts from.
+    exchange : Exchange
+        Holds the vectors.
+    penalties : dict of Side to float
+        Regularisation of both sides' first vectors.
     """
 
-    def __init__(
-        self, config: TrainConfig, users: SideBlocks, items: SideBlocks, constant: float, vectors: Vectors
-    ) -> None:
+    def __init__(self, config: TrainConfig, exchange: Exchange, penalties: dict[Side, float]) -> None:
         self._config = config
-        # Centred ratings have had the constant taken off already.
-        self._constant_of_rows = constant if config.loss == "logistic" else 0.0
-        self._problem = row_problem(config)
-        self.vectors = vectors
-        self.penalties = {
-            USERS: _penalty(vectors.users, users, items, self._problem),
-            ITEMS: _penalty(vectors.items, items, users, self._problem),
-        }
+        self.exchange = exchange
+        self.penalties = penalties
         self.history: list[HalfIteration] = []
 
     @property
@@ -108,33 +82,26 @@ class LoopState:
     def solve(self, iteration: int, rows: SideBlocks, fixed: SideBlocks) -> HalfIteration:
         """Solve one side and guard the descent."""
         started = time.monotonic()
-        solved = self._solve(iteration, rows, fixed)
-        self.vectors = self.vectors.with_side(rows.side, solved.vectors)
-        self.penalties[rows.side] = solved.penalty
+        try:
+            shares = self.exchange.solve(rows, fixed)
+        except Exception as error:
+            raise _with_row(error, iteration, rows.side) from error
+        if not math.isfinite(sum(shares)):
+            raise NumericalError("the objective is not finite", got=str(shares))
+        self.penalties[rows.side] = shares.penalty
         both = self.penalties[rows.side] + self.penalties[fixed.side]
         step = HalfIteration(
             iteration,
             rows.side.name,
-            _rounded(solved.observed + solved.unobserved + both),
-            _rounded(solved.observed),
-            _rounded(solved.unobserved),
+            _rounded(shares.observed + shares.unobserved + both),
+            _rounded(shares.observed),
+            _rounded(shares.unobserved),
             _rounded(both),
             round(time.monotonic() - started, 4),
         )
         self._guard_descent(step)
         self.history.append(step)
         return step
-
-    def _solve(self, iteration: int, rows: SideBlocks, fixed: SideBlocks) -> HalfIterationResult:
-        given = HalfIterationInput(
-            prepare_fixed(self.vectors.of(fixed.side), fixed.is_trained, self._constant_of_rows, self._problem),
-            self.vectors.of(rows.side) if needs_start(self._problem) else None,
-            self._problem,
-        )
-        try:
-            return solve_side(rows, given)
-        except Exception as error:
-            raise _with_row(error, iteration, rows.side) from error
 
     def _guard_descent(self, step: HalfIteration) -> None:
         before = self.history[-1].objective if self.history else math.inf
@@ -158,7 +125,7 @@ class LoopState:
         return before - now <= self._config.tolerance * before
 
 
-def _penalty(vectors: Float32Array, rows: SideBlocks, fixed: SideBlocks, problem: RowProblem) -> float:
+def penalty_of(vectors: Float32Array, rows: SideBlocks, fixed: SideBlocks, problem: RowProblem) -> float:
     """Return the regularisation of a side's vectors."""
     unobserved = problem.loss.all_pairs_weight * fixed.is_trained.sum() if problem.loss.counts_unobserved else 0.0
     penalties = row_penalties(rows.degrees, vectors.shape[1], problem.regularization, unobserved)

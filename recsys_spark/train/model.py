@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+from pyspark.sql import DataFrame, SparkSession
+
+from recsys_spark.factor_tables import factor_rows
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.rating_blocks import USERS, Side
+
+
+class Shares(NamedTuple):
+    """What one side adds to the objective: losses of the observations, term of all pairs, regularisation."""
+
+    observed: float
+    unobserved: float
+    penalty: float
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Both sides' vectors, float32 (n_users, width) and (n_items, width)."""
+
+    users: Float32Array
+    items: Float32Array
+
+    def of(self, side: Side) -> Float32Array:
+        """Return one side's."""
+        return self.users if side == USERS else self.items
+
+    def with_side(self, side: Side, vectors: Float32Array) -> Vectors:
+        """Return both sides, one of them new."""
+        return replace(self, users=vectors) if side == USERS else replace(self, items=vectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +73,8 @@ class Factorization:
     history : list of HalfIteration
     blocking_seconds : float
         Time until the ratings were blocked on both sides.
+    frames : dict of Side to DataFrame
+        Where vectors were routed: rows of (index, factors, bias, n_ratings), still on storage.
     """
 
     user_vectors: Float32Array
@@ -56,6 +87,16 @@ class Factorization:
     loss: str = "squared"
     history: list[HalfIteration] = field(default_factory=list)
     blocking_seconds: float = 0.0
+    frames: dict[Side, DataFrame] = field(default_factory=dict)
+
+    def rows(self, spark: SparkSession, side: Side) -> DataFrame:
+        """Return a side's vectors as rows of (index, factors, bias, n_ratings); rows without ratings are left out."""
+        if side in self.frames:
+            return self.frames[side]
+        vectors, degrees = (
+            (self.user_vectors, self.user_degrees) if side == USERS else (self.item_vectors, self.item_degrees)
+        )
+        return factor_rows(spark, side, vectors, degrees, biases=self.biases)
 
     @property
     def rank(self) -> int:

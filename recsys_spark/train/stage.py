@@ -8,7 +8,6 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import ConfigError, RowError
-from recsys_spark.factor_tables import factor_rows
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.run_directory import StageContext, code_fingerprint
 from recsys_spark.storage import join
@@ -50,12 +49,13 @@ def run(context: StageContext) -> dict[str, Any]:
     except RowError as error:
         raise _with_id(context, error) from error
     _write_factors(context, model)
-    context.storage.remove(_checkpoint_folder(context))
+    for folder in (_checkpoint_folder(context), _routed_folder(context)):
+        context.storage.remove(folder)
     return {
         "global_mean": model.global_mean,
         "biases": model.biases,
         "loss": model.loss,
-        "rank": model.rank,
+        "rank": config.rank,
         "blocking_seconds": round(model.blocking_seconds, 3),
         "history": [asdict(step) for step in model.history],
     }
@@ -71,7 +71,19 @@ def _continuation(context: StageContext) -> Continuation:
             remedy="run again without --resume to train from the beginning",
         )
     known = published_vectors(context) if config.warm_start else None
-    return Continuation(checkpoints, code_fingerprint(_CODE), context.must_resume, known)
+    return Continuation(
+        checkpoints,
+        code_fingerprint(_CODE),
+        context.must_resume,
+        known,
+        context.storage,
+        _routed_folder(context),
+        collect=False,
+    )
+
+
+def _routed_folder(context: StageContext) -> str:
+    return join(context.run.path, "_routed_vectors")
 
 
 def _checkpoint_folder(context: StageContext) -> str:
@@ -102,10 +114,6 @@ def _with_id(context: StageContext, error: RowError) -> RowError:
 
 
 def _write_factors(context: StageContext, model: Factorization) -> None:
-    sides = (
-        (USERS, model.user_vectors, model.user_degrees, USER_INDEX, USER_FACTORS),
-        (ITEMS, model.item_vectors, model.item_degrees, ITEM_INDEX, ITEM_FACTORS),
-    )
-    for side, vectors, degrees, index, table in sides:
-        rows = factor_rows(context.spark, side, vectors, degrees, biases=model.biases)
+    for side, index, table in ((USERS, USER_INDEX, USER_FACTORS), (ITEMS, ITEM_INDEX, ITEM_FACTORS)):
+        rows = model.rows(context.spark, side)
         context.write(table, context.read(index).join(rows, side.rows))

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from recsys_spark.errors import ConfigError
 from recsys_spark.kernels.losses import Loss, observed_loss
 from recsys_spark.kernels.pair_scores import pair_scores
-from recsys_spark.train.loop_state import Vectors
+from recsys_spark.train.model import Vectors
 
 if TYPE_CHECKING:
     # Workers import this package, and have no pydantic.

@@ -13,7 +13,7 @@ from recsys_spark.publication_log import publications
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.storage import read_json
 from recsys_spark.tables import ITEM_FACTORS, ITEM_INDEX, USER_FACTORS, USER_INDEX, Table
-from recsys_spark.train.loop_state import Vectors
+from recsys_spark.train.model import Vectors
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.

@@ -66,7 +66,7 @@ def test_pipeline_publishes_a_table_that_keeps_every_promise(published: tuple[Pa
     folder, _, _ = published
     pairs = pairs_of(folder)
     run = only_run(folder)
-    assert run.name == "run=manual__2026-01-05T00-00-00-00-00", "the scheduler's id is made safe for a path"
+    assert run.name == "run=manual__2026-01-05T00-00-00-00-00-d57988", "the scheduler's id is made safe for a path"
     assert not [entry.name for entry in run.iterdir() if entry.name.startswith("_")], "no intermediate tables are left"
     lists = ds.dataset(run / "recommendations").to_table().to_pylist()
     items = {item for _, item in pairs}

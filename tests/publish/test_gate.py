@@ -21,7 +21,7 @@ def broken_checks(
     frame = spark.createDataFrame(rows, RECOMMENDATIONS.schema)
     users = spark.createDataFrame([("u1", 0), ("u2", 1)], USER_INDEX.schema)
     items = spark.createDataFrame([("a", 0), ("b", 1), ("c", 2), ("d", 3)], ITEM_INDEX.schema)
-    ratings = spark.createDataFrame([("u1", "d", 5.0, None, 1, "f")], RATINGS.schema)
+    ratings = spark.createDataFrame([("u1", "d", 5.0, None, None, 1, "f")], RATINGS.schema)
     checks = check_recommendations(frame, users, items, ratings if seen else None, 3)
     return {check.name: check.n_broken for check in checks if check.n_broken}
 

@@ -18,7 +18,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark import cli
 from recsys_spark.cli import main
-from recsys_spark.config import TrainConfig, load_config
+from recsys_spark.config import TrainConfig
+from recsys_spark.config_file import load_config
 from recsys_spark.errors import ConfigError
 from recsys_spark.progress import Progress
 from recsys_spark.run_directory import find_runs
@@ -27,7 +28,8 @@ from recsys_spark.tables import ITEM_FACTORS, USER_FACTORS
 from recsys_spark.train import Factorization, fit_factors
 from recsys_spark.train.alternating import Continuation
 from recsys_spark.train.checkpoints import Checkpoints
-from recsys_spark.train.loop_state import LoopState, Vectors
+from recsys_spark.train.loop_state import LoopState
+from recsys_spark.train.model import Vectors
 from tests.conftest import ROOT
 from tests.train.test_fit_factors import N_ITEMS, N_USERS, frame, observations
 

@@ -1,0 +1,36 @@
+"""The ``replicate`` exchange: both sides' vectors on the driver, the fixed side sent to every task."""
+
+from __future__ import annotations
+
+from recsys_spark.kernels.solve_rows import RowProblem
+from recsys_spark.train.half_iteration import HalfIterationInput, needs_start, prepare_fixed, solve_side
+from recsys_spark.train.model import Shares, Vectors
+from recsys_spark.train.side_blocks import SideBlocks
+
+
+class ReplicateExchange:
+    """Both sides' vectors on the driver.
+
+    Parameters
+    ----------
+    problem : RowProblem
+    constant : float
+        Part of every score that the observations still hold.
+    vectors : Vectors
+        Where training starts from.
+    """
+
+    def __init__(self, problem: RowProblem, constant: float, vectors: Vectors) -> None:
+        self._problem, self._constant = problem, constant
+        self.vectors = vectors
+
+    def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
+        """Solve every row of a side against the fixed side; for shuffles see ``solve_side``."""
+        given = HalfIterationInput(
+            prepare_fixed(self.vectors.of(fixed.side), fixed.is_trained, self._constant, self._problem),
+            self.vectors.of(rows.side) if needs_start(self._problem) else None,
+            self._problem,
+        )
+        solved, shares = solve_side(rows, given)
+        self.vectors = self.vectors.with_side(rows.side, solved)
+        return shares
