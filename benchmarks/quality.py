@@ -1,0 +1,342 @@
+"""Measure the quality of models beside other libraries, on public data, in one run.
+
+    python benchmarks/quality.py --data ../shared/data
+
+``--data`` is a folder with ``ml-100k`` (MovieLens 100K) and ``hetrec-lastfm-2k`` (HetRec 2011 Last.fm) in it,
+both from https://grouplens.org. Needs scikit-surprise and implicit beside this package; what is missing is
+reported as not measured. Measured numbers and the protocol are in ``docs/quality.md``. The last line is
+``RESULT {json}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks.local_spark import set_environment
+
+set_environment()
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from benchmarks.datasets import hold_out_two, movielens, movielens_folds, play_counts
+from benchmarks.peer_models import Factors, Ratings, implicit_factors, mllib_estimator, mllib_factors, objective
+from recsys_spark.config import TrainConfig
+from recsys_spark.kernels.label_metrics import auc, label_histogram, log_loss_sum
+from recsys_spark.kernels.pair_scores import pair_scores
+from recsys_spark.kernels.ranking_metrics import ndcg_at_n, recall_at_n
+from recsys_spark.kernels.top_n import top_n
+from recsys_spark.progress import Progress
+from recsys_spark.session import build_session
+from recsys_spark.train import Factorization, fit_factors
+
+SECTIONS = ("rmse", "logistic", "lastfm", "mllib")
+N_BLOCKS = 2
+LIST_LENGTH = 20
+SEED = 0
+# Counted as this many more ratings with the mean label of all items; the best of 1, 2, 5 and 10.
+LABEL_SMOOTHING = 5
+
+RATINGS_SETTING = TrainConfig(
+    rank=40, iterations=10, reg_param=5.0, reg_exponent=0.2, bias_reg_param=2.0, tolerance=0.0, n_blocks=N_BLOCKS
+)
+LABELS_SETTING = TrainConfig(
+    loss="logistic",
+    positive_threshold=4.0,
+    rank=8,
+    iterations=10,
+    reg_param=2.0,
+    reg_exponent=0.3,
+    bias_reg_param=0.5,
+    tolerance=0.0,
+    n_blocks=N_BLOCKS,
+)
+
+
+def main() -> None:
+    """Run the sections and print the result."""
+    arguments = parse_arguments()
+    chosen = arguments.only or SECTIONS
+    spark = build_session("recsys-benchmark-quality")
+    measure: dict[str, Callable[[], dict[str, Any]]] = {
+        "rmse": lambda: measure_rating_errors(spark, arguments.data / "ml-100k"),
+        "logistic": lambda: measure_label_errors(spark, arguments.data / "ml-100k"),
+        "lastfm": lambda: measure_lists(spark, arguments.data / "hetrec-lastfm-2k"),
+        "mllib": lambda: measure_equivalence(spark, arguments.data / "ml-100k"),
+    }
+    result = {section: measure[section]() for section in SECTIONS if section in chosen}
+    print("RESULT " + json.dumps(result), flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Measure the quality of models beside other libraries.")
+    parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="folder of the data sets")
+    parser.add_argument("--only", choices=SECTIONS, nargs="+", help="some of the sections (default: all)")
+    arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        parser.exit(2, f"{arguments.data} is not a folder: see the first lines of {Path(__file__).name}\n")
+    return arguments
+
+
+def measure_rating_errors(spark: SparkSession, folder: Path) -> dict[str, Any]:
+    """Compare RMSE on the official folds of MovieLens 100K with Surprise's models at their defaults."""
+    folds = movielens_folds(folder)
+    errors: dict[str, list[float]] = {"ours": []}
+    started = time.monotonic()
+    for training, test in folds:
+        model = fit(spark, training, RATINGS_SETTING)
+        predicted = np.clip(model_scores(model, test), 1.0, 5.0)
+        errors["ours"].append(rmse(predicted, test.values))
+    seconds = {"ours": time.monotonic() - started}
+    if is_installed("surprise"):
+        for name in ("SVD", "SVDpp"):
+            started = time.monotonic()
+            errors[f"Surprise {name}"] = surprise_errors(folder, name)
+            seconds[f"Surprise {name}"] = time.monotonic() - started
+    print_table(
+        "RMSE on MovieLens 100K, official folds u1 to u5",
+        ["model", "mean", *(f"u{n}" for n in range(1, len(folds) + 1)), "seconds"],
+        [[name, np.mean(found), *found, f"{seconds[name]:.0f}"] for name, found in errors.items()],
+    )
+    return {f"{name} rmse": round(float(np.mean(found)), 5) for name, found in errors.items()}
+
+
+def surprise_errors(folder: Path, name: str) -> list[float]:
+    """Return RMSE per fold of one of Surprise's models, with its default settings."""
+    import surprise
+    from surprise.model_selection import PredefinedKFold
+
+    files = [(str(folder / f"u{n}.base"), str(folder / f"u{n}.test")) for n in range(1, 6)]
+    data = surprise.Dataset.load_from_folds(files, reader=surprise.Reader("ml-100k"))
+    return [
+        float(
+            surprise.accuracy.rmse(getattr(surprise, name)(random_state=SEED).fit(training).test(test), verbose=False)
+        )
+        for training, test in PredefinedKFold().split(data)
+    ]
+
+
+def measure_label_errors(spark: SparkSession, folder: Path) -> dict[str, Any]:
+    """Compare log-loss and AUC of the logistic loss with each item's mean label, on the same folds."""
+    threshold = LABELS_SETTING.positive_threshold
+    assert threshold is not None
+    found: dict[str, list[tuple[float, float]]] = {"ours, logistic": [], "item's mean label": []}
+    for training, test in movielens_folds(folder):
+        labels = (test.values >= threshold).astype(np.float64)
+        scores = model_scores(fit(spark, training, LABELS_SETTING), test)
+        found["ours, logistic"].append(label_errors(1.0 / (1.0 + np.exp(-scores)), labels))
+        means = mean_labels(training, threshold)
+        found["item's mean label"].append(label_errors(means[test.items], labels))
+    means_of = {name: np.mean(pairs, axis=0) for name, pairs in found.items()}
+    print_table(
+        f"Is the rating at least {threshold:g}? MovieLens 100K, mean of folds u1 to u5",
+        ["model", "log-loss", "AUC"],
+        [[name, *pair] for name, pair in means_of.items()],
+    )
+    return {
+        name: {"log_loss": round(float(pair[0]), 5), "auc": round(float(pair[1]), 5)} for name, pair in means_of.items()
+    }
+
+
+def mean_labels(training: Ratings, threshold: float) -> npt.NDArray[np.float64]:
+    """Return each item's mean label, drawn towards the mean of all by a few ratings."""
+    labels = (training.values >= threshold).astype(np.float64)
+    counts = np.bincount(training.items, minlength=training.n_items)
+    sums = np.bincount(training.items, labels, training.n_items)
+    return np.asarray((sums + LABEL_SMOOTHING * labels.mean()) / (counts + LABEL_SMOOTHING))
+
+
+def label_errors(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return mean log-loss and AUC."""
+    return log_loss_sum(probabilities, labels) / len(labels), auc(label_histogram(probabilities, labels))
+
+
+def measure_lists(spark: SparkSession, folder: Path) -> dict[str, Any]:
+    """Compare lists from play counts: one item per user chooses the setting, another one is reported."""
+    training, validation, test = hold_out_two(play_counts(folder), SEED)
+    candidates = list_candidates(spark, training)
+    chosen = []
+    for name, (settings, fit_setting) in candidates.items():
+        tried = []
+        for setting in settings:
+            factors = fit_setting(setting)
+            tried.append((list_quality(factors, training, [], validation)[1], setting, factors))
+            print(f"{name}, {describe(setting)}: validation NDCG {tried[-1][0]:.4f}", flush=True)
+        _, setting, factors = max(tried, key=lambda entry: entry[0])
+        chosen.append([name, describe(setting), *list_quality(factors, training, [validation], test)])
+    popular = np.bincount(training.items, minlength=training.n_items).astype(np.float32)
+    popularity = Factors(np.ones((training.n_users, 1), np.float32), popular[:, None])
+    chosen.append(["most listened", "", *list_quality(popularity, training, [validation], test)])
+    print_table(
+        f"HetRec Last.fm, one held-out artist for each of {len(test.users):,} users",
+        ["model", "chosen setting", f"recall@{LIST_LENGTH}", f"NDCG@{LIST_LENGTH}"],
+        chosen,
+    )
+    return {row[0]: {"setting": row[1], "recall": round(row[2], 4), "ndcg": round(row[3], 4)} for row in chosen}
+
+
+def list_candidates(
+    spark: SparkSession, training: Ratings
+) -> dict[str, tuple[list[TrainConfig], Callable[[TrainConfig], Factors]]]:
+    """Return what is compared: settings to choose from, and how to fit one of them.
+
+    MLlib multiplies its penalty by the degree and the implicit library does not, so that each has its own scale
+    of penalties, and our implicit loss is fitted with both.
+    """
+
+    def settings(reg_exponent: float, reg_params: Sequence[float], **parameters: Sequence[float]) -> list[TrainConfig]:
+        ((name, values),) = parameters.items()
+        common = {"rank": 32, "iterations": 10, "tolerance": 0.0, "n_blocks": N_BLOCKS, "reg_exponent": reg_exponent}
+        loss = "implicit" if name == "alpha" else "ials"
+        return [
+            TrainConfig.model_validate(common | {"loss": loss, "reg_param": reg_param, name: value})
+            for reg_param in reg_params
+            for value in values
+        ]
+
+    def ours(setting: TrainConfig) -> Factors:
+        model = fit(spark, training, setting)
+        return Factors(model.user_vectors, model.item_vectors)
+
+    ratings = frame_of(spark, training)
+
+    def mllib(setting: TrainConfig) -> Factors:
+        model = mllib_estimator(setting, N_BLOCKS).fit(ratings)
+        return mllib_factors(model, training.n_users, training.n_items)
+
+    plain = settings(0.0, (10.0, 30.0), alpha=(1.0, 3.0))
+    by_degree = settings(1.0, (0.1, 0.5), alpha=(1.0, 3.0))
+    candidates = {
+        "ours, implicit, plain penalty": (plain, ours),
+        "ours, implicit, penalty by degree": (by_degree, ours),
+        "MLlib ALS implicit": (by_degree, mllib),
+        "ours, ials": (settings(1.0, (0.001, 0.003), unobserved_weight=(0.05, 0.2)), ours),
+    }
+    if is_installed("implicit"):
+        candidates["implicit library"] = (plain, lambda setting: implicit_factors(training, setting, n_threads=2))
+    return candidates
+
+
+def list_quality(factors: Factors, training: Ratings, also_seen: list[Ratings], held_out: Ratings) -> list[float]:
+    """Return mean recall and NDCG of every user's list of unseen items."""
+    seen = [training, *also_seen]
+    seen_indptr, seen_columns = rows_of(
+        np.concatenate([part.users for part in seen]), np.concatenate([part.items for part in seen]), training.n_users
+    )
+    columns, _ = top_n(
+        factors.users,
+        factors.items,
+        biases=False,
+        global_mean=0.0,
+        n=LIST_LENGTH,
+        seen_indptr=seen_indptr,
+        seen_columns=seen_columns,
+    )
+    relevant = rows_of(held_out.users, held_out.items, held_out.n_users)
+    return [float(np.nanmean(metric(columns, *relevant))) for metric in (recall_at_n, ndcg_at_n)]
+
+
+def rows_of(
+    users: npt.NDArray[np.int32], items: npt.NDArray[np.int32], n_users: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Return each user's items as ``indptr`` and columns."""
+    indptr = np.zeros(n_users + 1, np.int64)
+    np.cumsum(np.bincount(users, minlength=n_users), out=indptr[1:])
+    return indptr, items[np.argsort(users, kind="stable")]
+
+
+def measure_equivalence(spark: SparkSession, folder: Path) -> dict[str, Any]:
+    """Evaluate our objective at our factors and at MLlib's, after 10 iterations at the same setting."""
+    ratings = movielens(folder)
+    common = {"rank": 10, "iterations": 10, "reg_exponent": 1.0, "biases": False, "tolerance": 0.0}
+    settings = {
+        "explicit": TrainConfig.model_validate(common | {"reg_param": 0.1, "n_blocks": N_BLOCKS}),
+        "implicit": TrainConfig.model_validate(
+            common | {"loss": "implicit", "alpha": 1.0, "reg_param": 0.1, "n_blocks": N_BLOCKS}
+        ),
+    }
+    rows, result = [], {}
+    for name, setting in settings.items():
+        model = fit(spark, ratings, setting)
+        theirs = mllib_factors(
+            mllib_estimator(setting, N_BLOCKS).fit(frame_of(spark, ratings)), ratings.n_users, ratings.n_items
+        )
+        mine = objective(Factors(model.user_vectors, model.item_vectors), ratings, setting)
+        peer = objective(theirs, ratings, setting)
+        reported = model.history[-1].objective
+        rows.append([name, f"{mine:,.1f}", f"{reported:,.1f}", f"{peer:,.1f}", f"{mine / peer - 1:+.3%}"])
+        result[name] = {"ours": round(mine, 2), "mllib": round(peer, 2), "difference": round(mine / peer - 1, 6)}
+    print_table(
+        "Our objective on MovieLens 100K after 10 iterations, rank 10",
+        ["loss", "ours", "ours, as reported by the fit", "MLlib", "difference"],
+        rows,
+    )
+    return result
+
+
+def fit(spark: SparkSession, ratings: Ratings, setting: TrainConfig) -> Factorization:
+    """Fit our model on Spark."""
+    return fit_factors(
+        spark,
+        frame_of(spark, ratings),
+        setting,
+        n_users=ratings.n_users,
+        n_items=ratings.n_items,
+        progress=Progress(),
+    )
+
+
+def frame_of(spark: SparkSession, ratings: Ratings) -> DataFrame:
+    """Return ratings as indexed ratings in Spark."""
+    table = pa.table({"user_index": ratings.users, "item_index": ratings.items, "rating": ratings.values})
+    return spark.createDataFrame(table).repartition(N_BLOCKS)
+
+
+def model_scores(model: Factorization, pairs: Ratings) -> npt.NDArray[np.float64]:
+    """Score pairs; the vectors of unknown users and items are zero, which leaves the biases and the mean."""
+    return pair_scores(
+        model.user_vectors[pairs.users], model.item_vectors[pairs.items], model.global_mean, model.biases
+    )
+
+
+def rmse(predicted: npt.NDArray[np.float64], ratings: npt.NDArray[np.float32]) -> float:
+    """Return the root of the mean squared error."""
+    return float(np.sqrt(np.mean((predicted - ratings) ** 2)))
+
+
+def is_installed(name: str) -> bool:
+    """Return whether a library is there, and say so where it is not."""
+    found = importlib.util.find_spec(name) is not None
+    if not found:
+        print(f"{name} is not installed: its rows are not measured", flush=True)
+    return found
+
+
+def describe(setting: TrainConfig) -> str:
+    """Return what differs between the settings of a grid."""
+    weight = f"alpha {setting.alpha:g}" if setting.loss == "implicit" else f"unobserved {setting.unobserved_weight:g}"
+    return f"{weight}, reg_param {setting.reg_param:g}"
+
+
+def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:
+    """Print a Markdown table; numbers with four digits."""
+    cells = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    print(f"\n{title}\n\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
+    print("\n".join(f"| {' | '.join(row)} |" for row in cells) + "\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
