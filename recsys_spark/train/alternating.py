@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from recsys_spark.errors import ConfigError
 from recsys_spark.rating_blocks import ITEMS, USERS, choose_n_blocks
 from recsys_spark.rating_split import split_ratings
+from recsys_spark.session import session_limits
 from recsys_spark.train.checkpoints import (
     Checkpoints,
     Fingerprints,
@@ -18,10 +19,17 @@ from recsys_spark.train.checkpoints import (
     fingerprint_of_observations,
     fingerprint_of_vectors,
 )
+from recsys_spark.train.half_iteration import peak_memory
 from recsys_spark.train.loop_state import LoopState, Vectors, first_vectors
 from recsys_spark.train.model import Factorization
 from recsys_spark.train.observations import Observations, observations
 from recsys_spark.train.side_blocks import SideBlocks
+from recsys_spark.train.training_plan import (
+    TrainingPlan,
+    measured_footprint,
+    plan_training,
+    refuse_what_cannot_fit,
+)
 from recsys_spark.train.validation import Validation
 
 if TYPE_CHECKING:
@@ -100,7 +108,8 @@ def fit_factors(
     ContractError
         If the logistic loss is given no labels.
     ConfigError
-        If there has to be a checkpoint to go on from, and there is none that fits.
+        If the training would not fit into memory, or if there has to be a checkpoint to go on from, and there is
+        none that fits.
 
     Notes
     -----
@@ -111,7 +120,9 @@ def fit_factors(
     training, held_back = given.frame, None
     if config.validation_share > 0:
         training, held_back = split_ratings(given.frame, config.validation_share, _VALIDATION_SEED)
-    n_blocks = config.n_blocks or choose_n_blocks(spark, given.n)
+    limits = session_limits(spark)
+    width = config.rank + config.uses_biases
+    n_blocks = config.n_blocks or choose_n_blocks(limits.cores, given.n, max(n_users, n_items), width)
     started = time.monotonic()
     sides: list[SideBlocks] = []
     try:
@@ -120,6 +131,11 @@ def fit_factors(
         users, items = sides
         blocking_seconds = time.monotonic() - started
         progress.say(f"{title}: {given.n:,} ratings in 2 x {n_blocks} blocks after {blocking_seconds:.1f} s")
+        weighted = "weight" in training.columns
+        plan = plan_training(config, users.degrees, items.degrees, n_blocks, limits, weighted=weighted)
+        for line in plan.lines():
+            progress.say(f"{title}: {line}")
+        refuse_what_cannot_fit(plan)
         first = first_vectors(config, users, items, continuation.known)
         state = LoopState(config, users, items, given.constant, first)
         constant = given.constant if config.loss == "logistic" else 0.0
@@ -127,7 +143,7 @@ def fit_factors(
         iterate = _Iterations(config, state, validation, continuation, training, progress, title)
         with progress.steps(title, 2 * config.iterations) as steps:
             iterate.run(users, items, steps)
-        return _model(state, validation, given, users, items, config, blocking_seconds)
+        return _model(state, validation, given, users, items, config, blocking_seconds, plan)
     finally:
         for blocks in sides:
             blocks.release()
@@ -215,6 +231,7 @@ def _model(
     items: SideBlocks,
     config: TrainConfig,
     blocking_seconds: float,
+    plan: TrainingPlan,
 ) -> Factorization:
     vectors = state.vectors if validation is None or validation.best is None else validation.best
     return Factorization(
@@ -228,4 +245,6 @@ def _model(
         config.loss,
         state.history,
         blocking_seconds,
+        plan,
+        measured_footprint(state.sizes, peak_memory(), blocking_seconds, state.iteration_seconds),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import resource
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +24,7 @@ from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
 from recsys_spark.rating_blocks import blocks_from_arrow
-from recsys_spark.shared_value import SharedValue, shared
+from recsys_spark.shared_value import SharedValue, pickled_bytes, shared
 from recsys_spark.train.local_copies import open_copy, save_copy
 from recsys_spark.train.side_blocks import SideBlocks
 
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
     from recsys_spark.config import TrainConfig
 
 _SHARES = ("observed", "unobserved", "penalty")
-_SOLVED_SCHEMA = "block int, row_index binary, vectors binary, " + ", ".join(f"{name} double" for name in _SHARES)
+_SIZES = ("block_bytes", "worker_bytes")
+_SOLVED_SCHEMA = "block int, row_index binary, vectors binary, " + ", ".join(
+    [*(f"{name} double" for name in _SHARES), *(f"{name} long" for name in _SIZES)]
+)
 # These go on from where a row was; the others forget it, and need not be sent it.
 _FROM_START = ("auto", "cg", "subspace", "gradient")
 
@@ -46,13 +51,24 @@ class HalfIterationInput:
 
 
 @dataclass(frozen=True, slots=True)
+class HalfIterationSizes:
+    """What a half-iteration took, in bytes: sent to every worker, returned, the largest block, a worker's peak."""
+
+    broadcast_bytes: int
+    returned_bytes: int
+    block_bytes: int
+    worker_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class HalfIterationResult:
-    """A side's new vectors, float32 (n_rows, width), and its shares of the objective."""
+    """A side's new vectors, float32 (n_rows, width), its shares of the objective, and what it took."""
 
     vectors: Float32Array
     observed: float
     unobserved: float
     penalty: float
+    sizes: HalfIterationSizes
 
 
 def row_problem(config: TrainConfig) -> RowProblem:
@@ -131,14 +147,14 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> HalfIterationRe
             in_full = partial(solve_from_batches, given=everywhere, copies=blocks.copies)
             rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, _SOLVED_SCHEMA).toArrow()
             solved = pa.concat_tables([solved.filter(pc.is_valid(solved["row_index"])), rest])
-    return _collect(solved, (len(blocks.degrees), given.fixed.width))
+    return _collect(solved, (len(blocks.degrees), given.fixed.width), pickled_bytes(given))
 
 
 def _has_missing(solved: pa.Table) -> bool:
     return bool(solved["row_index"].null_count)
 
 
-def _collect(solved: pa.Table, shape: tuple[int, int]) -> HalfIterationResult:
+def _collect(solved: pa.Table, shape: tuple[int, int], broadcast_bytes: int) -> HalfIterationResult:
     """Put the blocks' rows in their places."""
     vectors = np.zeros(shape, np.float32)
     for batch in solved.to_batches():
@@ -150,7 +166,8 @@ def _collect(solved: pa.Table, shape: tuple[int, int]) -> HalfIterationResult:
         raise NumericalError(
             "the objective is not finite", got=f"observed {observed}, unobserved {unobserved}, penalty {penalty}"
         )
-    return HalfIterationResult(vectors, observed, unobserved, penalty)
+    sizes = HalfIterationSizes(broadcast_bytes, solved.nbytes, *(max(solved[name].to_pylist()) for name in _SIZES))
+    return HalfIterationResult(vectors, observed, unobserved, penalty, sizes)
 
 
 def solve_from_copies(
@@ -182,11 +199,20 @@ def _solve(number: int, block: CsrBlock, given: HalfIterationInput) -> pa.Record
             "row_index": pa.array([block.row_index.tobytes()], pa.binary()),
             "vectors": pa.array([solution.vectors.tobytes()], pa.binary()),
             **shares,
+            "block_bytes": pa.array([block.nbytes], pa.int64()),
+            "worker_bytes": pa.array([peak_memory()], pa.int64()),
         }
     )
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has held so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _missing(number: int) -> pa.RecordBatch:
     nulls = {name: pa.nulls(1, pa.binary()) for name in ("row_index", "vectors")}
     zeros = {name: pa.array([0.0], pa.float64()) for name in _SHARES}
-    return pa.RecordBatch.from_pydict({"block": pa.array([number], pa.int32()), **nulls, **zeros})
+    sizes = {name: pa.array([0], pa.int64()) for name in _SIZES}
+    return pa.RecordBatch.from_pydict({"block": pa.array([number], pa.int32()), **nulls, **zeros, **sizes})

@@ -19,6 +19,7 @@ from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.train.half_iteration import (
     HalfIterationInput,
     HalfIterationResult,
+    HalfIterationSizes,
     needs_start,
     prepare_fixed,
     row_problem,
@@ -99,6 +100,13 @@ class LoopState:
             ITEMS: _penalty(vectors.items, items, users, self._problem),
         }
         self.history: list[HalfIteration] = []
+        # Of the half-iterations of this process; a checkpoint has none.
+        self.sizes: list[HalfIterationSizes] = []
+
+    @property
+    def iteration_seconds(self) -> float:
+        """Mean time of an iteration so far."""
+        return sum(step.seconds for step in self.history) / max(1, self.iteration)
 
     @property
     def iteration(self) -> int:
@@ -111,6 +119,7 @@ class LoopState:
         solved = self._solve(iteration, rows, fixed)
         self.vectors = self.vectors.with_side(rows.side, solved.vectors)
         self.penalties[rows.side] = solved.penalty
+        self.sizes.append(solved.sizes)
         both = self.penalties[rows.side] + self.penalties[fixed.side]
         step = HalfIteration(
             iteration,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.train.training_plan import Footprint, TrainingPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,10 @@ class Factorization:
     history : list of HalfIteration
     blocking_seconds : float
         Time until the ratings were blocked on both sides.
+    plan : TrainingPlan or None
+        What was predicted before the first iteration.
+    footprint : Footprint or None
+        What it took; None where a checkpoint left nothing to do.
     """
 
     user_vectors: Float32Array
@@ -56,6 +61,8 @@ class Factorization:
     loss: str = "squared"
     history: list[HalfIteration] = field(default_factory=list)
     blocking_seconds: float = 0.0
+    plan: TrainingPlan | None = None
+    footprint: Footprint | None = None
 
     @property
     def rank(self) -> int:
