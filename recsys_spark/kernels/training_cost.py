@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys_spark.kernels.arrays import Float64Array, Int64Array, IntArray
-from recsys_spark.kernels.degree_ladder import padded_lengths
+from recsys_spark.kernels.degree_ladder import possible_lengths
 from recsys_spark.kernels.method_choice import (
     MAX_BATCH_FLOATS,
     Method,
@@ -49,6 +49,8 @@ class SideCost:
         Solved vectors with their row indexes.
     solving_bytes : int
         Held by a worker while it solves a block, besides its interpreter.
+    working_bytes : int
+        The part of it that a smaller rank would not lower: the block, and a batch of its rows.
     """
 
     n_rows: int
@@ -62,6 +64,7 @@ class SideCost:
     broadcast_bytes: int
     returned_bytes: int
     solving_bytes: int
+    working_bytes: int
 
 
 def side_cost(
@@ -99,29 +102,32 @@ def side_cost(
 
     Notes
     -----
-    O(n_rows + largest degree) time and memory, whatever the width.
+    O(n_rows) time and memory, whatever the width: prices are worked out per padded length, not per row.
     """
     degrees = np.asarray(degrees)
-    nanoseconds, methods, largest_batch = _by_degree(int(degrees.max(initial=0)), width, problem, has_start)
-    nanoseconds_of_blocks = _sum_by_block(nanoseconds[degrees], n_blocks)
+    lengths = possible_lengths(int(degrees.max(initial=0)))
+    rungs = np.searchsorted(lengths, degrees)
+    nanoseconds, methods, largest_batch = _by_length(lengths, width, problem, has_start)
+    nanoseconds_of_blocks = _sum_by_block(nanoseconds[rungs], n_blocks)
     rows_of_blocks = _sum_by_block((degrees > 0).astype(np.int64), n_blocks)
     bytes_of_blocks = block_bytes(rows_of_blocks, _sum_by_block(degrees.astype(np.int64), n_blocks), weighted=weighted)
     core_seconds = float(nanoseconds_of_blocks.sum()) / 1e9
     n_trained, most_rows = int(rows_of_blocks.sum()), int(rows_of_blocks.max())
     broadcast = _broadcast_bytes(n_fixed, len(degrees), width, problem, has_start)
-    batch = _COPIES_OF_BATCH * 4 * largest_batch
+    working = int(bytes_of_blocks.max()) + _COPIES_OF_BATCH * 4 * largest_batch
     return SideCost(
         n_rows=len(degrees),
         n_trained=n_trained,
         n_ratings=int(degrees.sum(dtype=np.int64)),
-        rows_by_method=_count_methods(degrees, methods),
+        rows_by_method=_count_methods(np.bincount(rungs, minlength=len(lengths)), methods),
         core_seconds=core_seconds,
         seconds=max(core_seconds / min(cores, n_blocks), float(nanoseconds_of_blocks.max()) / 1e9),
         largest_block_bytes=int(bytes_of_blocks.max()),
         largest_vectors_bytes=most_rows * width * 4,
         broadcast_bytes=broadcast,
         returned_bytes=n_trained * (width * 4 + 4),
-        solving_bytes=broadcast + int(bytes_of_blocks.max()) + most_rows * width * _BYTES_PER_SOLVED_ENTRY + batch,
+        solving_bytes=broadcast + working + most_rows * width * _BYTES_PER_SOLVED_ENTRY,
+        working_bytes=working,
     )
 
 
@@ -130,9 +136,10 @@ def block_bytes(n_rows: Int64Array, n_ratings: Int64Array, *, weighted: bool) ->
     return n_rows * 4 + (n_rows + 1) * 8 + n_ratings * (12 if weighted else 8)
 
 
-def _by_degree(largest: int, width: int, problem: RowProblem, has_start: bool) -> tuple[Float64Array, Int64Array, int]:
-    """Return time and method of a row of each degree from 0 to the largest, and the floats of the largest batch."""
-    lengths = padded_lengths(np.arange(largest + 1))
+def _by_length(
+    lengths: Int64Array, width: int, problem: RowProblem, has_start: bool
+) -> tuple[Float64Array, Int64Array, int]:
+    """Return time and method of a row of each length, and the floats of the largest batch."""
     methods = choose_methods(
         lengths,
         width,
@@ -151,8 +158,8 @@ def _by_degree(largest: int, width: int, problem: RowProblem, has_start: bool) -
     return nanoseconds, methods, max(MAX_BATCH_FLOATS, int(working_floats(lengths, methods, width).max()))
 
 
-def _count_methods(degrees: IntArray, methods: Int64Array) -> dict[str, int]:
-    counts = np.bincount(methods[degrees[degrees > 0]], minlength=len(Method))
+def _count_methods(rows_of_length: Int64Array, methods: Int64Array) -> dict[str, int]:
+    counts = np.bincount(methods[1:], weights=rows_of_length[1:], minlength=len(Method))
     return {method.name.lower(): int(counts[method]) for method in Method if counts[method]}
 
 
