@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from recsys_spark.byte_sizes import parse_size
 from recsys_spark.errors import ConfigError
 from recsys_spark.java import find_java
 
@@ -135,21 +135,6 @@ def session_limits(spark: SparkSession) -> SessionLimits:
         machine_bytes=_machine_bytes(),
         is_local=_is_local(spark),
     )
-
-
-def parse_size(text: str, unit: int = 1) -> int:
-    """Return the bytes of one of Spark's sizes, such as ``4g``; ``unit`` is that of a number without one.
-
-    Raises
-    ------
-    ConfigError
-        If it is no size.
-    """
-    found = re.fullmatch(r"\s*(\d+)\s*([bkmgtp]?)b?\s*", text.lower())
-    if not found:
-        raise ConfigError("a size cannot be read", got=text, allowed="such as 512m or 4g")
-    number, letter = found.groups()
-    return int(number) * (1 << 10 * "bkmgtp".index(letter) if letter else unit)
 
 
 def _machine_bytes() -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from recsys_spark.byte_sizes import human_size, spark_size
 from recsys_spark.errors import ConfigError
 from recsys_spark.kernels.arrays import IntArray
 from recsys_spark.kernels.training_cost import SideCost, side_cost
@@ -23,6 +24,8 @@ _CELL_BYTES = 2 * _GIB
 # Interpreters with their imports, measured with Python 3.12, PySpark 4.3 and pyarrow 25.
 _WORKER_BASE = 138 << 20
 _DRIVER_BASE = 150 << 20
+# Indexes and offsets that travel beside the vectors, in all copies.
+_ROWWISE_BYTES = 16
 # What Spark's driver needs for itself.
 _HEAP_BASE = 300 << 20
 # Working memory per rating while ratings are split by block, and while a block is put together.
@@ -100,10 +103,14 @@ class TrainingPlan:
         return self.predicted.blocking_seconds + self.iterations * self.predicted.iteration_seconds
 
     @property
+    def n_neighbours(self) -> int:
+        """Workers on the driver's machine."""
+        return min(self.limits.cores, self.n_blocks) if self.limits.is_local else 0
+
+    @property
     def machine_bytes(self) -> int:
         """Memory of the driver's machine: its two processes and, on one machine, the workers."""
-        n_workers = min(self.limits.cores, self.n_blocks) if self.limits.is_local else 0
-        return self.driver_heap_bytes + self.predicted.driver_bytes + n_workers * self.predicted.worker_bytes
+        return self.driver_heap_bytes + self.predicted.driver_bytes + self.n_neighbours * self.predicted.worker_bytes
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as it is written down: the footprint's entries beside all others."""
@@ -112,9 +119,8 @@ class TrainingPlan:
         for side in self.sides:
             content[side] = {name: _rounded(value) for name, value in content[side].items()}
         limits = content.pop("limits")
-        return {**content, "shuffle_bytes_per_iteration": 0, **predicted, "seconds": _rounded(self.seconds)} | {
-            "limits": limits
-        }
+        content |= {"shuffle_bytes_per_iteration": 0, **predicted, "seconds": _rounded(self.seconds)}
+        return {**content, "limits": limits}
 
     def lines(self) -> tuple[str, str]:
         """Return the plan in two lines, for a log."""
@@ -155,7 +161,7 @@ def plan_training(
     Returns
     -------
     TrainingPlan
-        In milliseconds; it may describe what does not fit, see ``refuse_what_cannot_fit``.
+        It may describe what does not fit, see ``refuse_what_cannot_fit``.
     """
     problem, width = row_problem(config), config.rank + config.uses_biases
     users, items = (
@@ -244,44 +250,45 @@ def refuse_what_cannot_fit(plan: TrainingPlan) -> None:
         If a block, the results of a job, a worker, the driver's heap or its machine would be too small.
     """
     _refuse_large_blocks(plan)
-    for name, side in plan.sides.items():
-        _refuse(
-            plan,
-            f"the {name[:-1]} vectors need more than one job may return",
-            side.returned_bytes,
-            plan.limits.result_bytes,
-            0,
-            "raise spark.driver.maxResultSize",
-        )
+    _refuse_large_results(plan)
+    limits, predicted = plan.limits, plan.predicted
+    # What does not grow with the rank; a little more than there is, so that the advice holds.
+    rowwise = _ROWWISE_BYTES * (plan.users.n_rows + plan.items.n_rows + 2)
+    worker_fixed = _WORKER_BASE + rowwise + max(side.working_bytes for side in plan.sides.values())
     larger = max(plan.sides, key=lambda name: plan.sides[name].returned_bytes)
     _refuse(
         plan,
         f"the {larger[:-1]} vectors need more than the driver's heap has",
-        plan.driver_heap_bytes,
-        plan.limits.driver_heap_bytes,
-        _HEAP_BASE,
-        "raise spark.driver.memory",
+        (plan.driver_heap_bytes, limits.driver_heap_bytes, _HEAP_BASE + rowwise),
+        f"raise spark.driver.memory to at least {spark_size(plan.driver_heap_bytes)}",
     )
-    solving = max(side.solving_bytes for side in plan.sides.values())
-    is_solving_the_peak = plan.predicted.worker_bytes == _WORKER_BASE + solving
     _refuse(
         plan,
         "a worker needs more than its part of spark.executor.pyspark.memory",
-        plan.predicted.worker_bytes,
-        plan.limits.worker_bytes,
-        _WORKER_BASE if is_solving_the_peak else plan.predicted.worker_bytes,
-        "raise train.n_blocks, or raise spark.executor.pyspark.memory for each task of an executor",
+        (predicted.worker_bytes, limits.worker_bytes, worker_fixed),
+        f"raise train.n_blocks above {plan.n_blocks}, or raise spark.executor.pyspark.memory to at least "
+        f"{spark_size(predicted.worker_bytes)} for each task of an executor",
     )
     _refuse(
         plan,
-        "driver and workers together need more than this machine has"
-        if plan.limits.is_local
-        else "the driver needs more than its machine has",
-        plan.machine_bytes,
-        plan.limits.machine_bytes,
-        _HEAP_BASE + _DRIVER_BASE + plan.machine_bytes - plan.driver_heap_bytes - plan.predicted.driver_bytes,
+        f"driver and {'workers' if limits.is_local else 'its Python'} together need more than this machine has",
+        (
+            plan.machine_bytes,
+            limits.machine_bytes,
+            _HEAP_BASE + _DRIVER_BASE + 2 * rowwise + plan.n_neighbours * worker_fixed,
+        ),
         "use a machine with more memory",
     )
+
+
+def _refuse_large_results(plan: TrainingPlan) -> None:
+    for name, side in plan.sides.items():
+        _refuse(
+            plan,
+            f"the {name[:-1]} vectors are more than one job may return",
+            (side.returned_bytes, plan.limits.result_bytes, _ROWWISE_BYTES * side.n_rows),
+            f"raise spark.driver.maxResultSize to at least {spark_size(side.returned_bytes)}",
+        )
 
 
 def _refuse_large_blocks(plan: TrainingPlan) -> None:
@@ -298,19 +305,19 @@ def _refuse_large_blocks(plan: TrainingPlan) -> None:
             )
 
 
-def _refuse(plan: TrainingPlan, what: str, needed: int, allowed: int | None, fixed: int, remedy: str) -> None:
-    """Refuse what needs too much; ``fixed`` is the part of it that does not grow with the rank."""
+def _refuse(plan: TrainingPlan, what: str, sizes: tuple[int, int | None, int], remedy: str) -> None:
+    """Refuse what needs too much: ``sizes`` are needed, allowed, and the part that does not grow with the rank."""
+    needed, allowed, fixed = sizes
     if allowed is None or needed <= allowed:
         return
     width = int(plan.width * (allowed - fixed) / (needed - fixed)) if fixed < allowed else 0
     rank = width - plan.biases
-    lower = f"lower train.rank to at most {rank}, or " if rank >= 1 else ""
     raise ConfigError(
         what,
         where=f"train.rank {plan.width - plan.biases}",
         got=human_size(needed),
         allowed=human_size(allowed),
-        remedy=f"{lower}{remedy}" + (f" to at least {_spark_size(needed)}" if remedy.startswith("raise") else ""),
+        remedy=f"lower train.rank to at most {rank}, or {remedy}" if rank >= 1 else remedy,
     )
 
 
@@ -320,21 +327,6 @@ def describe_methods(side: SideCost) -> str:
         return "nothing"
     shares = sorted(side.rows_by_method.items(), key=lambda entry: -entry[1])
     return ", ".join(f"{method} {count / side.n_trained:.0%}" for method, count in shares)
-
-
-def human_size(n_bytes: float) -> str:
-    """Return bytes as a person reads them, in binary units, as Spark's settings have them."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024 or unit == "GiB":
-            break
-        n_bytes /= 1024
-    return f"{n_bytes:.0f} {unit}" if unit in ("bytes", "KiB") else f"{n_bytes:,.1f} {unit}"
-
-
-def _spark_size(n_bytes: int) -> str:
-    """Return bytes as one of Spark's sizes, rounded up."""
-    mebibytes = -(-n_bytes // (1 << 20))
-    return f"{mebibytes}m" if mebibytes < 4096 else f"{-(-mebibytes // 1024)}g"
 
 
 def _rounded(value: Any) -> Any:
