@@ -5,6 +5,7 @@ Exit codes: 0 ok, 2 configuration, 3 data contract or gate, 4 numerical, 1 anyth
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -18,18 +19,21 @@ from recsys_spark import __version__
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
-from recsys_spark.errors import RecsysError, error_from_worker
+from recsys_spark.errors import ConfigError, RecsysError, error_from_worker
 from recsys_spark.ingest.catalogue import list_catalogue
 from recsys_spark.ingest.headers import list_inputs, require_event_times
 from recsys_spark.interval import Interval, parse_interval
-from recsys_spark.pipeline import run_stages, stages
+from recsys_spark.pipeline import require_done, run_stages, stages
 from recsys_spark.progress import JsonLines, Progress, configure_logging
 from recsys_spark.publication_log import current_publication
+from recsys_spark.report.plan_table import print_plan
 from recsys_spark.report.summary import print_summary
 from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
 from recsys_spark.session import build_session
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
+from recsys_spark.train.plan_of_run import plan_run
+from recsys_spark.train.training_plan import refuse_what_cannot_fit
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +181,35 @@ def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | N
     console = _console()
     console.print(f"entry {entry.number}, run {entry.run_id}, published {entry.published_at}", highlight=False)
     print_user(console, read_user(entry.run(root), storage, user_id, spark), longest_history=30)
+
+
+@cli.command(epilog=_EXIT_CODES)
+@click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML).")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
+@click.option("--run-id", metavar="ID", help="A run whose index stage is done.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def plan(config_path: str, overrides: Sequence[str], run_id: str | None, log_format: Literal["text", "json"]) -> None:
+    """Say what training will take, before it: blocks, solvers, bytes, memory, time; exit with 2 if it cannot fit.
+
+    Settings may differ from those that the run was started with, such as --set train.rank=128. Nothing is written.
+    """
+    configure_logging(log_format)
+    config = load_config(config_path, overrides)
+    if run_id is None:
+        raise ConfigError(
+            "plan needs a run whose index stage is done, and none was named",
+            remedy=f"recsys-spark ingest --config {config_path} --run-id NAME, the same with index, then plan",
+        )
+    spark = build_session(f"recsys-plan-{config.name}")
+    storage = storage_for(config.output.path, spark)
+    run = open_run(config.output.path, storage, run_id=run_id, first_stage="plan", interval=None)
+    require_done("plan", ("ingest", "index"), run, storage)
+    found = plan_run(StageContext(spark, config, run, storage, Progress.for_stream(log_format)))
+    if log_format == "json":
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        print_plan(_console(), found)
+    refuse_what_cannot_fit(found)
 
 
 @cli.command(epilog=_EXIT_CODES)

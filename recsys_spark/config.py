@@ -165,9 +165,10 @@ class TrainConfig(_Section):
     )
     seed: int = Field(default=0, ge=0, lt=2**63)
     n_blocks: int | None = Field(default=None, ge=1, le=100_000, description="null: from the size of the data")
-    exchange: Literal["replicate", "route"] = Field(
-        default="replicate",
-        description="replicate: the fixed side goes whole to every task; route: each block is sent what it needs",
+    exchange: Literal["auto", "replicate", "route"] = Field(
+        default="auto",
+        description="replicate: the fixed side goes whole to every task; route: each block is sent what it needs; "
+        "auto: replicate where it fits",
     )
 
     @property

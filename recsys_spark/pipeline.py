@@ -16,7 +16,8 @@ import recsys_spark.publish.stage as publish_stage
 import recsys_spark.recommend.stage as recommend_stage
 import recsys_spark.train.stage as train_stage
 from recsys_spark.errors import ConfigError
-from recsys_spark.run_directory import STAGES, StageContext, start_run
+from recsys_spark.run_directory import STAGES, Run, StageContext, start_run
+from recsys_spark.storage import Storage
 from recsys_spark.tables import Table
 
 
@@ -59,18 +60,29 @@ def run_stages(context: StageContext, names: Sequence[str]) -> None:
         _run_stage(context, stage)
 
 
+def require_done(name: str, needs: Sequence[str], run: Run, storage: Storage) -> None:
+    """Refuse to go on where stages are missing that a command needs.
+
+    Raises
+    ------
+    ConfigError
+        It names the stages, and how to have them.
+    """
+    missing = [needed for needed in needs if not storage.exists(run.stage_record(needed))]
+    if missing:
+        raise ConfigError(
+            f"{name} needs {' and '.join(missing)} to be done first",
+            where=run.path,
+            remedy=f"run {', '.join(missing)} with --run-id {run.run_id}, or the whole pipeline",
+        )
+
+
 def _run_stage(context: StageContext, stage: Stage) -> None:
     storage, run = context.storage, context.run
     if storage.exists(run.stage_record(stage.name)):
         context.progress.say(f"{stage.name}: already done in run {run.run_id}", stage=stage.name)
         return
-    missing = [name for name in stage.needs if not storage.exists(run.stage_record(name))]
-    if missing:
-        raise ConfigError(
-            f"{stage.name} needs {' and '.join(missing)} to be done first",
-            where=run.path,
-            remedy=f"run {', '.join(missing)} with --run-id {run.run_id}, or the whole pipeline",
-        )
+    require_done(stage.name, stage.needs, run, storage)
     for table in stage.tables:
         # What an attempt that was cut off has left: its record is missing, so nobody has read it.
         storage.remove(run.table_path(table))

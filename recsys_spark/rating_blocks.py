@@ -15,7 +15,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.kernels.csr_block import CsrBlock, build_csr_block, split_by_block
-from recsys_spark.session import default_parallelism
 
 BLOCK_SCHEMA = "block int, row_index binary, indptr binary, column_index binary, values binary, weights binary"
 _PIECE_SCHEMA = "placement int, block int, row_index binary, column_index binary, values binary, weights binary"
@@ -28,9 +27,11 @@ _BLOCK_FIELDS = (
     ("weights", np.float32),
 )
 # 12 bytes each: enough observations that the split is one NumPy call per block, few enough for any worker.
-_OBSERVATIONS_PER_SPLIT = 4_000_000
+OBSERVATIONS_PER_SPLIT = 4_000_000
 _OBSERVATIONS_PER_BLOCK = 8_000_000
 _FEWEST_OBSERVATIONS_PER_BLOCK = 5_000
+# Half of what one Arrow cell can hold.
+_VECTOR_BYTES_PER_BLOCK = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,25 @@ USERS = Side("users", 0, "user_index", "item_index")
 ITEMS = Side("items", 1, "item_index", "user_index")
 
 
-def choose_n_blocks(spark: SparkSession, n_ratings: int) -> int:
-    """Return a number of blocks per side: all cores busy, no block larger than a worker should hold."""
-    cores = default_parallelism(spark)
+def choose_n_blocks(cores: int, n_ratings: int, n_rows: int = 0, width: int = 0) -> int:
+    """Return a number of blocks per side: all cores busy, no block larger than a worker should hold.
+
+    Parameters
+    ----------
+    cores : int
+        Tasks that run at once.
+    n_ratings : int
+    n_rows, width : int
+        Of the larger side, and entries of a row's vector: a block's vectors return as one cell of a table.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
     waves = -(-n_ratings // (cores * _OBSERVATIONS_PER_BLOCK))
-    return max(1, min(cores * waves, n_ratings // _FEWEST_OBSERVATIONS_PER_BLOCK))
+    by_ratings = min(cores * waves, n_ratings // _FEWEST_OBSERVATIONS_PER_BLOCK)
+    return max(1, by_ratings, -(-n_rows * width * 4 // _VECTOR_BYTES_PER_BLOCK))
 
 
 def rating_blocks(ratings: DataFrame, side: Side, n_blocks: int) -> DataFrame:
@@ -116,7 +131,7 @@ def split_observations(
     for batch in batches:
         held.append(batch)
         n_held += batch.num_rows
-        if n_held >= _OBSERVATIONS_PER_SPLIT:
+        if n_held >= OBSERVATIONS_PER_SPLIT:
             yield _pieces(held, n_blocks, placements)
             held, n_held = [], 0
     if n_held:

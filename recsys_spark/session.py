@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from recsys_spark.byte_sizes import parse_size
 from recsys_spark.errors import ConfigError
 from recsys_spark.java import find_java
 
@@ -71,4 +75,76 @@ def default_parallelism(spark: SparkSession) -> int:
     configured = spark.conf.get("spark.sql.leafNodeDefaultParallelism", None)
     if configured:
         return int(configured)
-    return spark.range(1_000_000).select(F.spark_partition_id()).distinct().count()
+    # A cluster may grow; a machine does not.
+    return _count_of_machine(spark) if _is_local(spark) else _count_partitions(spark)
+
+
+@lru_cache(maxsize=8)
+def _count_of_machine(spark: SparkSession) -> int:
+    return _count_partitions(spark)
+
+
+def _is_local(spark: SparkSession) -> bool:
+    return (spark.conf.get("spark.master", None) or "").startswith("local")
+
+
+def _count_partitions(spark: SparkSession) -> int:
+    partitions = spark.range(1_000_000).select(F.spark_partition_id().alias("partition"))
+    highest = partitions.agg(F.max("partition")).collect()[0][0]
+    return int(highest) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What a session has to work with; bytes, or None where nothing limits them or they are not known.
+
+    Attributes
+    ----------
+    cores : int
+        Tasks that run at once.
+    driver_heap_bytes : int or None
+        ``spark.driver.memory``: the driver's JVM.
+    result_bytes : int or None
+        ``spark.driver.maxResultSize``: what one job may return.
+    worker_bytes : int or None
+        A Python worker's part of ``spark.executor.pyspark.memory``.
+    machine_bytes : int or None
+        Memory of the driver's machine.
+    is_local : bool
+        Whether driver and workers share that machine.
+    """
+
+    cores: int
+    driver_heap_bytes: int | None = None
+    result_bytes: int | None = None
+    worker_bytes: int | None = None
+    machine_bytes: int | None = None
+    is_local: bool = False
+
+
+def session_limits(spark: SparkSession) -> SessionLimits:
+    """Return the limits that a session was started with; at most one job, of no data."""
+    pyspark_memory = spark.conf.get("spark.executor.pyspark.memory", None)
+    tasks_of_executor = int(spark.conf.get("spark.executor.cores", None) or 1)
+    return SessionLimits(
+        cores=default_parallelism(spark),
+        driver_heap_bytes=parse_size(spark.conf.get("spark.driver.memory", None) or "1g", unit=1 << 20),
+        result_bytes=parse_size(spark.conf.get("spark.driver.maxResultSize", None) or "1g") or None,
+        # Spark divides it by the tasks of an executor.
+        worker_bytes=parse_size(pyspark_memory, unit=1 << 20) // tasks_of_executor if pyspark_memory else None,
+        machine_bytes=_machine_bytes(),
+        is_local=_is_local(spark),
+    )
+
+
+def _machine_bytes() -> int | None:
+    """Return this machine's memory, or that of the container the process is in."""
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
+    try:
+        container = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return physical
+    return min(physical, int(container)) if container.isdigit() else physical

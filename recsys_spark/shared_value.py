@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -43,6 +44,25 @@ def shared(spark: SparkSession, value: T) -> Iterator[SharedValue[T]]:
         yield SharedValue(None, broadcast)
     finally:
         broadcast.destroy()
+
+
+class _Count:
+    """A file that keeps nothing but the number of bytes written to it."""
+
+    def __init__(self) -> None:
+        self.n_bytes = 0
+
+    def write(self, data: Any) -> int:
+        written = memoryview(data).nbytes
+        self.n_bytes += written
+        return written
+
+
+def pickled_bytes(value: object) -> int:
+    """Return how many bytes a value is on its way to the workers, without making them."""
+    counted = _Count()
+    pickle.dump(value, counted, pickle.HIGHEST_PROTOCOL)
+    return counted.n_bytes
 
 
 def _spark_context(spark: SparkSession) -> Any:

@@ -77,7 +77,15 @@ def test_arrow_round_trip_is_exact() -> None:
         np.testing.assert_array_equal(getattr(copy, name), getattr(block, name))
 
 
-def test_number_of_blocks_follows_size(spark: SparkSession) -> None:
-    assert choose_n_blocks(spark, 10) == 1
-    usual = choose_n_blocks(spark, 1_000_000)
-    assert choose_n_blocks(spark, 1_000_000_000) > usual > 1
+def test_number_of_blocks_follows_size() -> None:
+    assert choose_n_blocks(4, 10) == 1
+    usual = choose_n_blocks(4, 1_000_000)
+    assert choose_n_blocks(4, 1_000_000_000) > usual > 1
+
+
+def test_vectors_of_a_block_stay_below_one_gibibyte() -> None:
+    n_rows, width = 30_000_000, 129
+    n_blocks = choose_n_blocks(2, 1_000, n_rows, width)
+    assert n_rows / n_blocks * width * 4 <= 1 << 30
+    assert n_rows / (n_blocks - 1) * width * 4 > 1 << 30
+    assert choose_n_blocks(2, 1_000_000, 10_000, width) == choose_n_blocks(2, 1_000_000)

@@ -52,6 +52,12 @@ class CsrBlock:
         return len(self.column_index)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays = (self.row_index, self.indptr, self.column_index, self.values, self.weights)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    @property
     def degrees(self) -> Int64Array:
         """Observations per row: int64 array of shape (n_rows,)."""
         return np.diff(self.indptr)

@@ -77,6 +77,15 @@ def padded_lengths(degrees: IntArray) -> Int64Array:
     return np.where(degrees <= _TOP_LENGTH, on_ladder, in_slices)
 
 
+def possible_lengths(largest_degree: int) -> Int64Array:
+    """Return every padded length of rows up to a degree, ascending, before them 0 for rows without observations.
+
+    ``np.searchsorted(possible_lengths(...), degrees)`` finds the padded length of each row.
+    """
+    beyond = np.arange(2 * _TOP_LENGTH, largest_degree + _TOP_LENGTH, _TOP_LENGTH)
+    return np.concatenate([[0], LADDER, beyond]).astype(np.int64)
+
+
 def plan_batches(
     rows: Int64Array, lengths: Int64Array, methods: IntArray, floats_per_row: Int64Array, max_floats: int
 ) -> Iterator[LengthBatch]:

@@ -1,4 +1,4 @@
-"""Which way to solve a row, from its degree and the width alone."""
+"""Which way to solve a row, and what that takes, from its degree and the width alone."""
 
 from enum import IntEnum
 from typing import Literal, NamedTuple
@@ -8,11 +8,15 @@ import numpy as np
 from recsys_spark.errors import ShapeError
 from recsys_spark.kernels.arrays import Float64Array, Int64Array
 from recsys_spark.kernels.degree_ladder import LADDER
+from recsys_spark.kernels.subspace import SUBSPACE_SIZE
 
 Solver = Literal["auto", "cholesky", "dual", "cg", "subspace", "gradient"]
 
 DUAL_MAX_LENGTH = 2048
 """Beyond this many observations the dual's system is never worth forming."""
+
+MAX_BATCH_FLOATS = 1 << 18
+"""Of a batch, 1 MB: its design vectors stay in a core's second-level cache from gathering to residuals."""
 
 _CG_ADVANTAGE = 1.5
 
@@ -38,7 +42,14 @@ _FORCED: dict[str, Method] = {
 
 
 def choose_methods(
-    lengths: Int64Array, width: int, solver: Solver, *, has_start: bool, cg_steps: int, is_positive: bool
+    lengths: Int64Array,
+    width: int,
+    solver: Solver,
+    *,
+    has_start: bool,
+    cg_steps: int,
+    is_positive: bool,
+    nonnegative: bool = False,
 ) -> Int64Array:
     """Choose a method for each row.
 
@@ -59,6 +70,8 @@ def choose_methods(
         Steps that conjugate gradients would take.
     is_positive : bool
         Whether all penalties are > 0.
+    nonnegative : bool, default False
+        Whether factors must be >= 0; then ``solver`` is not asked.
 
     Returns
     -------
@@ -70,6 +83,8 @@ def choose_methods(
     ShapeError
         If ``solver`` is unknown.
     """
+    if nonnegative:
+        return np.full(len(lengths), Method.NONNEGATIVE)
     if solver in _FORCED:
         return np.full(len(lengths), _FORCED[solver])
     can_dual = (lengths <= DUAL_MAX_LENGTH) & is_positive
@@ -84,6 +99,50 @@ def choose_methods(
     # Rows beyond the ladder form their normal equations anyway: the exact solution costs little more.
     can_cg = has_start & (lengths <= LADDER[-1])
     return np.where(can_cg & (costs.cg * _CG_ADVANTAGE < cheapest), Method.CG, exact)
+
+
+def working_floats(lengths: Int64Array, methods: Int64Array, width: int) -> Int64Array:
+    """Count what rows need while they are solved, in float32 numbers: int64 array of shape (n_rows,).
+
+    The design, which the dual copies twice in float64 and weights copy once more; a float64 system, as given
+    and factorised.
+    """
+    copies = np.where(methods == Method.DUAL, 5, 1)
+    is_formed = np.isin(methods, (Method.DIRECT, Method.NONNEGATIVE))
+    order = np.select([methods == Method.DUAL, is_formed], [lengths, width], 0)
+    return np.asarray(copies * np.minimum(lengths, LADDER[-1]) * width + 4 * order**2)
+
+
+def row_nanoseconds(
+    lengths: Int64Array, methods: Int64Array, width: int, *, cg_steps: int, gradient_steps: int
+) -> Float64Array:
+    """Estimate the time that rows take on one core, for a forecast: within a factor of 2 or so.
+
+    Parameters
+    ----------
+    lengths, methods : int64 arrays of shape (n_rows,)
+        From `padded_lengths` and `choose_methods`.
+    width : int
+    cg_steps, gradient_steps : int
+
+    Returns
+    -------
+    float64 array of shape (n_rows,)
+    """
+    wide = lengths.astype(np.float64)
+    costs = _costs(wide, width, cg_steps)
+    one_pass = 1500.0 + 1.3 * wide * width
+    n_subspaces = width / min(width, SUBSPACE_SIZE)
+    by_method = {
+        Method.DUAL: costs.dual,
+        Method.DIRECT: costs.direct,
+        Method.CG: costs.cg,
+        Method.SUBSPACE: n_subspaces * _costs(wide, min(width, SUBSPACE_SIZE), cg_steps).direct + one_pass,
+        Method.GRADIENT: (gradient_steps + 1) * one_pass,
+        # A sweep is width**2, and how many there are grows with the width.
+        Method.NONNEGATIVE: costs.direct + 1.8 * width**3,
+    }
+    return np.asarray(np.select([methods == method for method in by_method], list(by_method.values())))
 
 
 class _Costs(NamedTuple):

@@ -50,6 +50,11 @@ class Regularization:
             if not (amount >= 0 and np.isfinite(amount)):
                 raise ShapeError(f"{name} must be finite and >= 0, got {amount}")
 
+    @property
+    def is_positive(self) -> bool:
+        """Whether every entry of a vector has a penalty > 0."""
+        return self.reg_param > 0 and (not self.biases or self.bias_reg_param > 0)
+
 
 def row_penalties(
     degrees: IntArray, width: int, regularization: Regularization, unobserved_degree: float = 0.0

@@ -9,12 +9,12 @@ from recsys_spark.errors import NumericalError, ShapeError
 from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int64Array
 from recsys_spark.kernels.conjugate_gradient import solve_conjugate_gradient, solve_conjugate_gradient_formed
 from recsys_spark.kernels.csr_block import CsrBlock
-from recsys_spark.kernels.degree_ladder import LADDER, LengthBatch, padded_lengths, plan_batches
+from recsys_spark.kernels.degree_ladder import LengthBatch, padded_lengths, plan_batches
 from recsys_spark.kernels.dual import solve_dual
 from recsys_spark.kernels.fixed_side import AllPairs, FixedSide, rotate
 from recsys_spark.kernels.gradient_descent import solve_gradient
 from recsys_spark.kernels.losses import SQUARED, Loss
-from recsys_spark.kernels.method_choice import Method, Solver, choose_methods
+from recsys_spark.kernels.method_choice import MAX_BATCH_FLOATS, Method, Solver, choose_methods, working_floats
 from recsys_spark.kernels.nonnegative import solve_nonnegative
 from recsys_spark.kernels.normal_equations import (
     NormalEquations,
@@ -25,8 +25,6 @@ from recsys_spark.kernels.objective import Regularization, Ridge, penalty, row_p
 from recsys_spark.kernels.row_batch import BatchGatherer, RowBatch, WeightedRows
 from recsys_spark.kernels.subspace import solve_subspace, solve_subspace_formed
 
-# 1 MB of float32: a batch's design vectors stay in a core's second-level cache from gathering to residuals.
-_MAX_BATCH_FLOATS = 1 << 18
 # Newton steps whose every halving is worse than standing still have met the rounding of the objective.
 _MOST_HALVINGS = 10
 
@@ -297,26 +295,17 @@ def _plan(block: CsrBlock, fixed: FixedSide, problem: RowProblem, *, has_start: 
     """Batches of the rows that have observations; the others stay zero."""
     rows = np.flatnonzero(block.degrees)
     lengths = padded_lengths(block.degrees[rows])
-    regularization, width = problem.regularization, fixed.width
-    is_positive = regularization.reg_param > 0 and (not regularization.biases or regularization.bias_reg_param > 0)
-    if problem.nonnegative:
-        methods = np.full(len(rows), Method.NONNEGATIVE)
-    else:
-        methods = choose_methods(
-            lengths,
-            width,
-            problem.solver,
-            has_start=has_start,
-            cg_steps=problem.cg_steps,
-            is_positive=is_positive,
-        )
-    # Counted in float32: the design, which the dual copies twice in float64 and weights copy once more; a
-    # float64 system, as given and factorised.
-    copies = np.where(methods == Method.DUAL, 5, 1)
-    is_formed = np.isin(methods, (Method.DIRECT, Method.NONNEGATIVE))
-    order = np.select([methods == Method.DUAL, is_formed], [lengths, width], 0)
-    floats = copies * np.minimum(lengths, LADDER[-1]) * width + 4 * order**2
-    return plan_batches(rows, lengths, methods, floats, _MAX_BATCH_FLOATS)
+    methods = choose_methods(
+        lengths,
+        fixed.width,
+        problem.solver,
+        has_start=has_start,
+        cg_steps=problem.cg_steps,
+        is_positive=problem.regularization.is_positive,
+        nonnegative=problem.nonnegative,
+    )
+    floats = working_floats(lengths, methods, fixed.width)
+    return plan_batches(rows, lengths, methods, floats, MAX_BATCH_FLOATS)
 
 
 def _penalties(block: CsrBlock, fixed: FixedSide, regularization: Regularization) -> Float64Array:

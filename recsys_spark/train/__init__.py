@@ -2,6 +2,7 @@
 
 from recsys_spark.train.alternating import fit_factors
 from recsys_spark.train.model import Factorization
+from recsys_spark.train.training_plan import TrainingPlan, describe_methods
 from recsys_spark.train.training_ratings import training_ratings
 
-__all__ = ["Factorization", "fit_factors", "training_ratings"]
+__all__ = ["Factorization", "TrainingPlan", "describe_methods", "fit_factors", "training_ratings"]

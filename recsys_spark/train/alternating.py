@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.errors import ConfigError
 from recsys_spark.rating_blocks import ITEMS, USERS, Side, choose_n_blocks
 from recsys_spark.rating_split import split_ratings
+from recsys_spark.session import session_limits
 from recsys_spark.storage import Storage
 from recsys_spark.train.checkpoints import (
     Checkpoints,
@@ -19,7 +21,7 @@ from recsys_spark.train.checkpoints import (
     fingerprint_of_observations,
     fingerprint_of_vectors,
 )
-from recsys_spark.train.half_iteration import row_problem
+from recsys_spark.train.half_iteration import peak_memory, row_problem
 from recsys_spark.train.loop_state import LoopState, first_vectors, penalty_of
 from recsys_spark.train.model import Factorization, Vectors
 from recsys_spark.train.observations import Observations, observations
@@ -27,6 +29,12 @@ from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.route import RouteExchange
 from recsys_spark.train.route_blocks import RouteSettings
 from recsys_spark.train.side_blocks import SideBlocks
+from recsys_spark.train.training_plan import (
+    TrainingPlan,
+    measured_footprint,
+    plan_training,
+    refuse_what_cannot_fit,
+)
 from recsys_spark.train.validation import Validation
 
 if TYPE_CHECKING:
@@ -124,7 +132,9 @@ def fit_factors(
     training, held_back = given.frame, None
     if config.validation_share > 0:
         training, held_back = split_ratings(given.frame, config.validation_share, _VALIDATION_SEED)
-    n_blocks = config.n_blocks or choose_n_blocks(spark, given.n)
+    limits = session_limits(spark)
+    width = config.rank + config.uses_biases
+    n_blocks = config.n_blocks or choose_n_blocks(limits.cores, given.n, max(n_users, n_items), width)
     started = time.monotonic()
     sides: list[SideBlocks] = []
     try:
@@ -133,20 +143,66 @@ def fit_factors(
         users, items = sides
         blocking_seconds = time.monotonic() - started
         progress.say(f"{title}: {given.n:,} ratings in 2 x {n_blocks} blocks after {blocking_seconds:.1f} s")
-        exchange, penalties = _begin(spark, config, given.constant, users, items, n_blocks, continuation)
+        weighted = "weight" in training.columns
+        plan = plan_training(config, users.degrees, items.degrees, n_blocks, limits, weighted=weighted)
+        reason = _why_route(config, plan, continuation)
+        for line in [f"route exchange: {reason}"] if reason else plan.lines():
+            progress.say(f"{title}: {line}")
+        exchange, penalties = (
+            _begin_routed(spark, config, given.constant, users, items, n_blocks, continuation)
+            if reason
+            else _begin_replicated(config, given.constant, users, items, continuation)
+        )
         state = LoopState(config, exchange, penalties)
         iterate = _Iterations(config, state, _validation(held_back, config, given.constant), progress, title)
         if isinstance(exchange, ReplicateExchange) and continuation.checkpoints is not None:
             iterate.keep_checkpoints(continuation, exchange, training)
         with progress.steps(title, 2 * config.iterations) as steps:
             iterate.run(users, items, steps)
-        return _model(exchange, iterate, given, users, items, config, blocking_seconds, continuation)
+        model = _model(exchange, iterate, given, users, items, config, blocking_seconds)
+        if isinstance(exchange, RouteExchange):
+            return _with_routed(model, exchange, collect=continuation.collect)
+        actual = measured_footprint(exchange.sizes, peak_memory(), blocking_seconds, state.iteration_seconds)
+        return replace(model, plan=plan, footprint=actual)
     finally:
         for blocks in sides:
             blocks.release()
 
 
-def _begin(
+def _why_route(config: TrainConfig, plan: TrainingPlan, continuation: Continuation) -> str:
+    """Return why vectors have to be routed; empty where the fixed side can go whole to every worker.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot, and routing is not possible or not wanted.
+    """
+    if config.exchange == "route":
+        return "as configured"
+    try:
+        refuse_what_cannot_fit(plan)
+    except ConfigError as error:
+        can_route = continuation.storage is not None and not config.warm_start and config.validation_share == 0
+        if config.exchange == "replicate" or not can_route:
+            raise
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _begin_replicated(
+    config: TrainConfig, constant: float, users: SideBlocks, items: SideBlocks, continuation: Continuation
+) -> tuple[ReplicateExchange, dict[Side, float]]:
+    """Return the exchange with its first vectors in place, and the penalties of both sides."""
+    problem = row_problem(config)
+    first = first_vectors(config, users, items, continuation.known)
+    penalties = {
+        USERS: penalty_of(first.users, users, items, problem),
+        ITEMS: penalty_of(first.items, items, users, problem),
+    }
+    return ReplicateExchange(problem, _constant_of_rows(config, constant), first), penalties
+
+
+def _begin_routed(
     spark: SparkSession,
     config: TrainConfig,
     constant: float,
@@ -154,29 +210,24 @@ def _begin(
     items: SideBlocks,
     n_blocks: int,
     continuation: Continuation,
-) -> tuple[ReplicateExchange | RouteExchange, dict[Side, float]]:
-    """Return the configured exchange with its first vectors in place, and the penalties of both sides."""
-    problem = row_problem(config)
-    # Centred ratings have had the constant taken off already.
-    rest = constant if config.loss == "logistic" else 0.0
-    if config.exchange == "route":
-        if continuation.storage is None:
-            raise ConfigError("exchange: route needs a place for its vectors", remedy="set train.exchange: replicate")
-        settings = RouteSettings(problem, rest)
-        routed = RouteExchange(spark, continuation.storage, continuation.folder, settings, n_blocks)
-        return routed, {USERS: 0.0, ITEMS: routed.begin(items, users, config.seed, config.rank)}
-    first = first_vectors(config, users, items, continuation.known)
-    penalties = {
-        USERS: penalty_of(first.users, users, items, problem),
-        ITEMS: penalty_of(first.items, items, users, problem),
-    }
-    return ReplicateExchange(problem, rest, first), penalties
+) -> tuple[RouteExchange, dict[Side, float]]:
+    """Return the exchange with its first vectors in place, and the penalties of both sides."""
+    if continuation.storage is None:
+        raise ConfigError("exchange: route needs a place for its vectors", remedy="set train.exchange: replicate")
+    settings = RouteSettings(row_problem(config), _constant_of_rows(config, constant))
+    exchange = RouteExchange(spark, continuation.storage, continuation.folder, settings, n_blocks)
+    return exchange, {USERS: 0.0, ITEMS: exchange.begin(items, users, config.seed, config.rank)}
+
+
+def _constant_of_rows(config: TrainConfig, constant: float) -> float:
+    """Return what observations still hold of the constant: centred ratings have had it taken off already."""
+    return constant if config.loss == "logistic" else 0.0
 
 
 def _validation(held_back: DataFrame | None, config: TrainConfig, constant: float) -> Validation | None:
     if held_back is None:
         return None
-    return Validation(held_back, config, constant if config.loss == "logistic" else 0.0)
+    return Validation(held_back, config, _constant_of_rows(config, constant))
 
 
 class _Iterations:
@@ -266,16 +317,9 @@ def _model(
     items: SideBlocks,
     config: TrainConfig,
     blocking_seconds: float,
-    continuation: Continuation,
 ) -> Factorization:
-    width = config.rank + config.uses_biases
-    frames: dict[Side, DataFrame] = {}
-    if isinstance(exchange, RouteExchange):
-        frames = {side: exchange.rows(side, biases=config.uses_biases) for side in (USERS, ITEMS)}
-        sizes = [len(side.degrees) if continuation.collect else 0 for side in (users, items)]
-        vectors = Vectors(*(exchange.vectors(side, n, width) for side, n in zip((USERS, ITEMS), sizes, strict=True)))
-    else:
-        vectors = exchange.vectors
+    nothing = np.zeros((0, config.rank + config.uses_biases), np.float32)
+    vectors = exchange.vectors if isinstance(exchange, ReplicateExchange) else Vectors(nothing, nothing)
     if iterate.validation is not None and iterate.validation.best is not None:
         vectors = iterate.validation.best
     return Factorization(
@@ -289,5 +333,17 @@ def _model(
         config.loss,
         iterate.state.history,
         blocking_seconds,
-        frames,
+    )
+
+
+def _with_routed(model: Factorization, exchange: RouteExchange, *, collect: bool) -> Factorization:
+    """Return the model with its routed vectors as frames, and collected if asked."""
+    model = replace(model, frames={side: exchange.rows(side, biases=model.biases) for side in (USERS, ITEMS)})
+    if not collect:
+        return model
+    width = model.user_vectors.shape[1]
+    return replace(
+        model,
+        user_vectors=exchange.vectors(USERS, len(model.user_degrees), width),
+        item_vectors=exchange.vectors(ITEMS, len(model.item_degrees), width),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import resource
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,17 +23,18 @@ from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
 from recsys_spark.rating_blocks import blocks_from_arrow
-from recsys_spark.shared_value import SharedValue, shared
+from recsys_spark.shared_value import SharedValue, pickled_bytes, shared
 from recsys_spark.train.local_copies import open_copy, save_copy
-from recsys_spark.train.model import Shares
+from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
 
 if TYPE_CHECKING:
     # Workers import this module, and have no pydantic.
     from recsys_spark.config import TrainConfig
 
+_SIZES = ("block_bytes", "worker_bytes")
 _SOLVED_SCHEMA = "block int, row_index binary, vectors binary, " + ", ".join(
-    f"{name} double" for name in Shares._fields
+    [*(f"{name} double" for name in Shares._fields), *(f"{name} long" for name in _SIZES)]
 )
 # These go on from where a row was; the others forget it, and need not be sent it.
 _FROM_START = ("auto", "cg", "subspace", "gradient")
@@ -87,7 +90,7 @@ def needs_start(problem: RowProblem) -> bool:
     return problem.solver in _FROM_START or problem.nonnegative or not problem.loss.is_quadratic
 
 
-def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Array, Shares]:
+def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Array, Shares, HalfIterationSizes]:
     """Solve every row of a side against the fixed side.
 
     Parameters
@@ -101,6 +104,7 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Ar
     vectors : float32 array of shape (n_rows, width)
         Rows without ratings are zero. The same bit for bit for every number of blocks.
     shares : Shares
+    sizes : HalfIterationSizes
 
     Raises
     ------
@@ -123,21 +127,25 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Ar
             in_full = partial(solve_from_batches, given=everywhere, copies=blocks.copies)
             rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, _SOLVED_SCHEMA).toArrow()
             solved = pa.concat_tables([solved.filter(pc.is_valid(solved["row_index"])), rest])
-    return _collect(solved, (len(blocks.degrees), given.fixed.width))
+    return _collect(solved, (len(blocks.degrees), given.fixed.width), pickled_bytes(given))
 
 
 def _has_missing(solved: pa.Table) -> bool:
     return bool(solved["row_index"].null_count)
 
 
-def _collect(solved: pa.Table, shape: tuple[int, int]) -> tuple[Float32Array, Shares]:
+def _collect(
+    solved: pa.Table, shape: tuple[int, int], broadcast_bytes: int
+) -> tuple[Float32Array, Shares, HalfIterationSizes]:
     """Put the blocks' rows in their places."""
     vectors = np.zeros(shape, np.float32)
     for batch in solved.to_batches():
         for rows, values in zip(batch["row_index"], batch["vectors"], strict=True):
             index = np.frombuffer(rows.as_buffer(), np.int32)
             vectors[index] = np.frombuffer(values.as_buffer(), np.float32).reshape(len(index), shape[1])
-    return vectors, Shares(*(math.fsum(solved[name].to_pylist()) for name in Shares._fields))
+    shares = Shares(*(math.fsum(solved[name].to_pylist()) for name in Shares._fields))
+    sizes = HalfIterationSizes(broadcast_bytes, solved.nbytes, *(max(solved[name].to_pylist()) for name in _SIZES))
+    return vectors, shares, sizes
 
 
 def solve_from_copies(
@@ -169,11 +177,20 @@ def _solve(number: int, block: CsrBlock, given: HalfIterationInput) -> pa.Record
             "row_index": pa.array([block.row_index.tobytes()], pa.binary()),
             "vectors": pa.array([solution.vectors.tobytes()], pa.binary()),
             **shares,
+            "block_bytes": pa.array([block.nbytes], pa.int64()),
+            "worker_bytes": pa.array([peak_memory()], pa.int64()),
         }
     )
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has held so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _missing(number: int) -> pa.RecordBatch:
     nulls = {name: pa.nulls(1, pa.binary()) for name in ("row_index", "vectors")}
     zeros = {name: pa.array([0.0], pa.float64()) for name in Shares._fields}
-    return pa.RecordBatch.from_pydict({"block": pa.array([number], pa.int32()), **nulls, **zeros})
+    sizes = {name: pa.array([0], pa.int64()) for name in _SIZES}
+    return pa.RecordBatch.from_pydict({"block": pa.array([number], pa.int32()), **nulls, **zeros, **sizes})

@@ -16,7 +16,8 @@ from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.kernels.objective import penalty, row_penalties
 from recsys_spark.kernels.solve_rows import RowProblem
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
-from recsys_spark.train.model import HalfIteration, Shares, Vectors
+from recsys_spark.train.model import HalfIteration, Vectors
+from recsys_spark.train.shares import Shares
 from recsys_spark.train.side_blocks import SideBlocks
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ class LoopState:
         self.exchange = exchange
         self.penalties = penalties
         self.history: list[HalfIteration] = []
+
+    @property
+    def iteration_seconds(self) -> float:
+        """Mean time of an iteration so far."""
+        return sum(step.seconds for step in self.history) / max(1, self.iteration)
 
     @property
     def iteration(self) -> int:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.factor_tables import factor_rows
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
 from recsys_spark.rating_blocks import USERS, Side
-
-
-class Shares(NamedTuple):
-    """What one side adds to the objective: losses of the observations, term of all pairs, regularisation."""
-
-    observed: float
-    unobserved: float
-    penalty: float
+from recsys_spark.train.training_plan import Footprint, TrainingPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +67,10 @@ class Factorization:
         Time until the ratings were blocked on both sides.
     frames : dict of Side to DataFrame
         Where vectors were routed: rows of (index, factors, bias, n_ratings), still on storage.
+    plan : TrainingPlan or None
+        What was predicted before the first iteration; None where vectors were routed.
+    footprint : Footprint or None
+        What it took; None where vectors were routed, or a checkpoint left nothing to do.
     """
 
     user_vectors: Float32Array
@@ -88,6 +84,8 @@ class Factorization:
     history: list[HalfIteration] = field(default_factory=list)
     blocking_seconds: float = 0.0
     frames: dict[Side, DataFrame] = field(default_factory=dict)
+    plan: TrainingPlan | None = None
+    footprint: Footprint | None = None
 
     def rows(self, spark: SparkSession, side: Side) -> DataFrame:
         """Return a side's vectors as rows of (index, factors, bias, n_ratings); rows without ratings are left out."""

@@ -83,7 +83,7 @@ def observations(ratings: DataFrame, config: TrainConfig) -> Observations:
         constant = math.log(share / (1 - share)) if config.uses_biases else 0.0
         return Observations(labels.select(*columns), n_ratings, mean, constant)
     if config.loss in ("implicit", "ials"):
-        positives = _positives(ratings, config)
+        positives = fitted_ratings(ratings, config)
         return Observations(positives.select(*columns), positives.count(), mean, 0.0)
     constant = mean if config.uses_biases and config.unobserved_weight == 0 else 0.0
     # Taken off in double precision: ratings far from 0 would lose their differences in single precision.
@@ -102,8 +102,15 @@ def _weight(ratings: DataFrame, config: TrainConfig) -> Column | None:
     return None if weight is None else F.greatest(weight, F.lit(_LEAST_WEIGHT)).cast("float")
 
 
-def _positives(ratings: DataFrame, config: TrainConfig) -> DataFrame:
-    if config.positive_threshold is None:
+def fitted_ratings(ratings: DataFrame, config: TrainConfig) -> DataFrame:
+    """Return the ratings that become observations: all, or for implicit and ials those from a threshold up.
+
+    Raises
+    ------
+    NumericalError
+        If no rating reaches the threshold.
+    """
+    if config.positive_threshold is None or config.loss not in ("implicit", "ials"):
         return ratings
     positives = ratings.where(F.col("rating") >= config.positive_threshold)
     if positives.isEmpty():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from recsys_spark.kernels.solve_rows import RowProblem
 from recsys_spark.train.half_iteration import HalfIterationInput, needs_start, prepare_fixed, solve_side
-from recsys_spark.train.model import Shares, Vectors
+from recsys_spark.train.model import Vectors
+from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
 
 
@@ -23,6 +24,8 @@ class ReplicateExchange:
     def __init__(self, problem: RowProblem, constant: float, vectors: Vectors) -> None:
         self._problem, self._constant = problem, constant
         self.vectors = vectors
+        # Of the half-iterations of this process; a checkpoint has none.
+        self.sizes: list[HalfIterationSizes] = []
 
     def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
         """Solve every row of a side against the fixed side; for shuffles see ``solve_side``."""
@@ -31,6 +34,7 @@ class ReplicateExchange:
             self.vectors.of(rows.side) if needs_start(self._problem) else None,
             self._problem,
         )
-        solved, shares = solve_side(rows, given)
+        solved, shares, sizes = solve_side(rows, given)
+        self.sizes.append(sizes)
         self.vectors = self.vectors.with_side(rows.side, solved)
         return shares

@@ -23,7 +23,6 @@ from recsys_spark.rating_blocks import Side, placements
 from recsys_spark.shared_value import shared
 from recsys_spark.storage import Storage, join, literal_path
 from recsys_spark.train.half_iteration import needs_start
-from recsys_spark.train.model import Shares
 from recsys_spark.train.route_blocks import (
     FACTOR_BLOCK_SCHEMA,
     GRAMIAN_SCHEMA,
@@ -39,6 +38,7 @@ from recsys_spark.train.route_blocks import (
     solve_routed,
     unpack_factor_blocks,
 )
+from recsys_spark.train.shares import Shares
 from recsys_spark.train.side_blocks import SideBlocks
 
 _MOST_ATTEMPTS = 3
@@ -115,10 +115,8 @@ class RouteExchange:
         return shares
 
     def vectors(self, side: Side, n_rows: int, width: int) -> Float32Array:
-        """Collect a side's vectors on the driver, float32 (n_rows, width); none if ``n_rows`` is 0."""
+        """Collect a side's vectors on the driver, float32 (n_rows, width)."""
         vectors = np.zeros((n_rows, width), np.float32)
-        if n_rows == 0:
-            return vectors
         for batch in self._blocks(side).select("row_index", "vectors").toArrow().to_batches():
             for rows, values in zip(batch["row_index"], batch["vectors"], strict=True):
                 vectors[np.frombuffer(rows.as_buffer(), np.int32)] = matrix_of(values, width)

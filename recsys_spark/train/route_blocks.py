@@ -21,7 +21,7 @@ from recsys_spark.rating_blocks import blocks_from_arrow
 from recsys_spark.shared_value import SharedValue
 from recsys_spark.train.half_iteration import needs_start
 from recsys_spark.train.local_copies import open_copy, save_copy
-from recsys_spark.train.model import Shares
+from recsys_spark.train.shares import Shares
 
 FACTOR_BLOCK_SCHEMA = "block int, row_index binary, n_ratings binary, vectors binary, exponents binary, " + ", ".join(
     f"{name} double" for name in Shares._fields

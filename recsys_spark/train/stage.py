@@ -31,7 +31,8 @@ def run(context: StageContext) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``global_mean``, ``biases``, ``rank``, the objective of every half-iteration, and the warnings.
+        ``global_mean``, ``biases``, ``rank``, the objective of every half-iteration, and the plan beside what the
+        training took.
     """
     config = context.config.train
     sizes = context.record("index")
@@ -57,6 +58,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "loss": model.loss,
         "rank": config.rank,
         "blocking_seconds": round(model.blocking_seconds, 3),
+        "plan": _predicted_beside_actual(model),
         "history": [asdict(step) for step in model.history],
     }
 
@@ -95,6 +97,13 @@ def _checkpoints(context: StageContext) -> Checkpoints | None:
     if interval is None:
         return None
     return Checkpoints(context.spark, context.storage, _checkpoint_folder(context), interval)
+
+
+def _predicted_beside_actual(model: Factorization) -> dict[str, Any]:
+    return {
+        "predicted": model.plan.as_dict() if model.plan else None,
+        "actual": asdict(model.footprint) if model.footprint else None,
+    }
 
 
 def _warn_about_rank(context: StageContext, smaller_side: int) -> None:

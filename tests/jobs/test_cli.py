@@ -65,6 +65,8 @@ def test_dry_run_shows_everything_and_writes_nothing(
         (["train", "--config", "CONFIG", "--dry-run", "--run-id", "x"], "this one does not exist"),
         (["ingest", "--config", "CONFIG", "--dry-run", "--run-id", "::"], "--run-id cannot be used"),
         (["show", "u", "--config", "CONFIG"], "nothing was published"),
+        (["plan", "--config", "CONFIG"], "plan needs a run whose index stage is done"),
+        (["plan", "--config", "CONFIG", "--set", "train.rnak=1"], "did you mean train.rank?"),
     ],
 )
 def test_mistakes_on_the_command_line_exit_with_2(

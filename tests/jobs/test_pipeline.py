@@ -18,6 +18,8 @@ from pyspark.sql import SparkSession
 
 from recsys_spark import cli
 from recsys_spark.cli import main
+from recsys_spark.session import SessionLimits
+from recsys_spark.train import plan_of_run
 from tests.conftest import small_config
 
 WriteConfig = Callable[..., str]
@@ -120,6 +122,54 @@ def test_metrics_are_those_of_a_model_that_has_not_seen_the_held_out_ratings(
     assert {(row["model"], row["metric"]): row["value"] for row in written} == {
         key: row["value"] for key, row in metrics.items()
     }
+
+
+def test_plan_says_what_training_then_took(
+    published: tuple[Path, list[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, command, _ = published
+    before = files_under(folder / "out")
+    assert main(["plan", *command[1:], "--log-format", "json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    manifest = json.loads((only_run(folder) / "manifest.json").read_text())
+    record = manifest["stages"]["train"]["plan"]
+    assert planned == record["predicted"]
+    assert planned["largest_block_bytes"] == record["actual"]["largest_block_bytes"]
+    assert record["actual"].keys() <= planned.keys()
+
+    assert main(["plan", *command[1:]]) == 0
+    printed = capsys.readouterr().out
+    for expected in ("replicate exchange", "solved by", "sent to every worker", "the driver's JVM", "4.0 GiB"):
+        assert expected in printed
+    assert files_under(folder / "out") == before, "nothing is written"
+
+
+def test_plan_of_other_settings_is_refused_where_they_cannot_fit(
+    published: tuple[Path, list[str], str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, command, _ = published
+    tight = SessionLimits(cores=2, result_bytes=50_000)
+    monkeypatch.setattr(plan_of_run, "session_limits", lambda spark: tight)
+    assert main(["plan", *command[1:]]) == 0
+    assert main(["plan", *command[1:], "--set", "train.rank=1000"]) == 2
+    shown = capsys.readouterr()
+    assert "the results of one job" in shown.out
+    assert "error: the user vectors are more than one job may return" in shown.err
+    assert "remedy: lower train.rank to at most" in shown.err
+
+
+def test_plan_needs_the_index(
+    published: tuple[Path, list[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, command, _ = published
+    root = ["--set", f"output.path={tmp_path / 'out'}"]
+    assert main(["plan", *command[1:], *root]) == 2
+    assert "this one does not exist" in capsys.readouterr().err
+    assert main(["ingest", *command[1:], *root]) == 0
+    assert main(["plan", *command[1:], *root]) == 2
+    text = capsys.readouterr().err
+    assert "plan needs index to be done first" in text
+    assert "remedy: run index with --run-id" in text
 
 
 def test_show_prints_the_published_list_with_titles(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from recsys_spark.kernels.degree_ladder import LADDER, padded_lengths, plan_batches
+from recsys_spark.kernels.degree_ladder import LADDER, padded_lengths, plan_batches, possible_lengths
 
 TOP = LADDER[-1]
 
@@ -20,6 +20,13 @@ def test_a_row_gets_the_least_rung_that_holds_it(degree):
     length = int(padded_lengths(np.array([degree]))[0])
     rungs = [*LADDER, *(slices * TOP for slices in range(2, 6))]
     assert length == min(rung for rung in rungs if rung >= degree)
+
+
+@given(degrees=st.lists(st.integers(0, 5 * TOP), min_size=1, max_size=60))
+def test_possible_lengths_give_each_row_its_padded_length(degrees):
+    lengths = possible_lengths(max(degrees))
+    found = lengths[np.searchsorted(lengths, degrees)]
+    assert_array_equal(found, np.where(np.array(degrees) == 0, 0, padded_lengths(np.array(degrees))))
 
 
 @given(

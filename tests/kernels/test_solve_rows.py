@@ -138,7 +138,7 @@ def test_blocks_and_batch_sizes_give_equal_bits_at_real_widths(solver, width, ba
     problem = (block, vectors, 3.4, Regularization(0.1, 0.05, 1.0, width != 64))
     start = random_vectors(block.n_rows, width, rng)
     whole = solve_all(*problem, solver, start, cg_steps=3)
-    monkeypatch.setattr(solve_rows_module, "_MAX_BATCH_FLOATS", batch_floats)
+    monkeypatch.setattr(solve_rows_module, "MAX_BATCH_FLOATS", batch_floats)
     again = solve_all(*problem, solver, start, cg_steps=3)
     assert_array_equal(again.vectors, whole.vectors)
     assert_array_equal(again.observed, whole.observed)
