@@ -202,6 +202,14 @@ class RecommendConfig(_Section):
     exclude_seen: bool = True
 
 
+class RatingModelConfig(_Section):
+    """Where ``train.unobserved_weight`` makes scores other than ratings: the fit whose rating errors are told."""
+
+    reg_param: float = Field(default=3.0, gt=0, le=1e9)
+    reg_exponent: float = Field(default=0.3, ge=0, le=2)
+    bias_reg_param: float = Field(default=3.0, gt=0, le=1e9)
+
+
 class EvaluateConfig(_Section):
     """Held-out ratings, and what is measured on them."""
 
@@ -211,6 +219,7 @@ class EvaluateConfig(_Section):
         default=None, description="held-out ratings from here up count as hits; null: all"
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
+    rating_model: RatingModelConfig = RatingModelConfig()
 
 
 class OutputConfig(_Section):

@@ -23,7 +23,8 @@ from recsys_spark.tables import METRICS
 from recsys_spark.train import Factorization, fit_factors, training_ratings
 
 TABLES = (METRICS,)
-MODEL, BIAS_ONLY, ITEM_MEAN, POPULARITY = "model", "bias_only", "item_mean", "popularity"
+MODEL, RATING_MODEL = "model", "rating_model"
+BIAS_ONLY, ITEM_MEAN, POPULARITY = "bias_only", "item_mean", "popularity"
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -90,9 +91,14 @@ def _error_rows(
     config = context.config.train
     if config.loss == "logistic":
         return _label_error_rows(context, training, held_out, model)
-    if config.loss == "squared" and config.unobserved_weight == 0:
-        return _rating_error_rows(context, training, held_out, model)
-    return []
+    if config.loss != "squared":
+        return []
+    if config.unobserved_weight == 0:
+        return _rating_error_rows(context, training, held_out, MODEL, model)
+    # Pulled towards zero by all that was not rated, scores order items but are no ratings any more.
+    update = {"unobserved_weight": 0.0, **context.config.evaluate.rating_model.model_dump()}
+    rating_model = _fit(context, training, config.model_copy(update=update), "evaluate rating model")
+    return _rating_error_rows(context, training, held_out, RATING_MODEL, rating_model)
 
 
 def _label_error_rows(
@@ -110,13 +116,15 @@ def _label_error_rows(
 
 
 def _rating_error_rows(
-    context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
+    context: StageContext, training: DataFrame, held_out: DataFrame, name: str, model: Factorization
 ) -> list[tuple[str, str, float, int]]:
     bias_only = context.config.train.model_copy(
-        update={"rank": 0, "biases": True, "nonnegative": False, "solver": "auto"}
+        update={"unobserved_weight": 0.0, "rank": 0, "biases": True, "nonnegative": False, "solver": "auto"}
     )
+    if context.config.train.unobserved_weight > 0:
+        bias_only = bias_only.model_copy(update=context.config.evaluate.rating_model.model_dump())
     predictors = Predictors(
-        {MODEL: model, BIAS_ONLY: _fit(context, training, bias_only, "evaluate bias-only")},
+        {name: model, BIAS_ONLY: _fit(context, training, bias_only, "evaluate bias-only")},
         item_means(training, context.record("index")["n_items"], model.mean_rating),
         model.mean_rating,
         # Sums of ratings may lie outside the range of a single one.
@@ -124,9 +132,9 @@ def _rating_error_rows(
     )
     errors = measure_rating_errors(held_out, predictors)
     return [
-        (name, metric, value, errors[name].n)
-        for name in (MODEL, BIAS_ONLY, ITEM_MEAN)
-        for metric, value in (("rmse", errors[name].rmse), ("mae", errors[name].mae))
+        (predictor, metric, value, errors[predictor].n)
+        for predictor in (name, BIAS_ONLY, ITEM_MEAN)
+        for metric, value in (("rmse", errors[predictor].rmse), ("mae", errors[predictor].mae))
     ]
 
 
