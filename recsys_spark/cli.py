@@ -33,7 +33,7 @@ from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, o
 from recsys_spark.session import build_session
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 from recsys_spark.train.plan_of_run import plan_run
-from recsys_spark.train.training_plan import refuse_what_cannot_fit
+from recsys_spark.train.training_plan import why_route
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,9 @@ def plan(config_path: str, overrides: Sequence[str], run_id: str | None, log_for
         click.echo(json.dumps(found.as_dict()))
     else:
         print_plan(_console(), found)
-    refuse_what_cannot_fit(found)
+    reason = why_route(config.train, found, has_storage=True)
+    if reason:
+        log.warning(f"train will use the route exchange ({reason}); the plan is that of replicate")
 
 
 @cli.command(epilog=_EXIT_CODES)

@@ -30,10 +30,9 @@ from recsys_spark.train.route import RouteExchange
 from recsys_spark.train.route_blocks import RouteSettings
 from recsys_spark.train.side_blocks import SideBlocks
 from recsys_spark.train.training_plan import (
-    TrainingPlan,
     measured_footprint,
     plan_training,
-    refuse_what_cannot_fit,
+    why_route,
 )
 from recsys_spark.train.validation import Validation
 
@@ -120,7 +119,7 @@ def fit_factors(
     ContractError
         If the logistic loss is given no labels.
     ConfigError
-        If there has to be a checkpoint to go on from, and there is none that fits.
+        If the training cannot fit into memory, or if there has to be a checkpoint to go on from and none fits.
 
     Notes
     -----
@@ -145,7 +144,7 @@ def fit_factors(
         progress.say(f"{title}: {given.n:,} ratings in 2 x {n_blocks} blocks after {blocking_seconds:.1f} s")
         weighted = "weight" in training.columns
         plan = plan_training(config, users.degrees, items.degrees, n_blocks, limits, weighted=weighted)
-        reason = _why_route(config, plan, continuation)
+        reason = why_route(config, plan, has_storage=continuation.storage is not None)
         for line in [f"route exchange: {reason}"] if reason else plan.lines():
             progress.say(f"{title}: {line}")
         exchange, penalties = (
@@ -167,26 +166,6 @@ def fit_factors(
     finally:
         for blocks in sides:
             blocks.release()
-
-
-def _why_route(config: TrainConfig, plan: TrainingPlan, continuation: Continuation) -> str:
-    """Return why vectors have to be routed; empty where the fixed side can go whole to every worker.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot, and routing is not possible or not wanted.
-    """
-    if config.exchange == "route":
-        return "as configured"
-    try:
-        refuse_what_cannot_fit(plan)
-    except ConfigError as error:
-        can_route = continuation.storage is not None and not config.warm_start and config.validation_share == 0
-        if config.exchange == "replicate" or not can_route:
-            raise
-        return str(error).splitlines()[0]
-    return ""
 
 
 def _begin_replicated(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import time
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # Rows are stored in single precision: a descent of less than this share of the objective is rounding.
 _ROUNDING = 1e-6
+_ROWS_PER_PART = 1 << 14
 
 
 class Exchange(Protocol):
@@ -134,8 +136,13 @@ class LoopState:
 def penalty_of(vectors: Float32Array, rows: SideBlocks, fixed: SideBlocks, problem: RowProblem) -> float:
     """Return the regularisation of a side's vectors."""
     unobserved = problem.loss.all_pairs_weight * fixed.is_trained.sum() if problem.loss.counts_unobserved else 0.0
-    penalties = row_penalties(rows.degrees, vectors.shape[1], problem.regularization, unobserved)
-    return math.fsum(penalty(vectors, penalties))
+    width, regularization = vectors.shape[1], problem.regularization
+    # In parts: in double precision, and beside its penalties, a side is four times its size.
+    parts = (slice(first, first + _ROWS_PER_PART) for first in range(0, len(vectors), _ROWS_PER_PART))
+    shares = (
+        penalty(vectors[part], row_penalties(rows.degrees[part], width, regularization, unobserved)) for part in parts
+    )
+    return math.fsum(itertools.chain.from_iterable(shares))
 
 
 def _with_row(error: Exception, iteration: int, side: Side) -> Exception:

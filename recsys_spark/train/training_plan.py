@@ -282,6 +282,35 @@ def refuse_what_cannot_fit(plan: TrainingPlan) -> None:
     )
 
 
+def why_route(config: TrainConfig, plan: TrainingPlan, *, has_storage: bool) -> str:
+    """Return why vectors have to be routed; empty where the fixed side can go whole to every worker.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    plan : TrainingPlan
+        Of the ``replicate`` exchange.
+    has_storage : bool
+        Whether there is a place for routed vectors.
+
+    Raises
+    ------
+    ConfigError
+        If the plan does not fit, and routing is not possible, not wanted, or no help.
+    """
+    _refuse_large_blocks(plan)
+    if config.exchange == "route":
+        return "as configured"
+    try:
+        refuse_what_cannot_fit(plan)
+    except ConfigError as error:
+        can_route = has_storage and not config.warm_start and config.validation_share == 0
+        if config.exchange == "replicate" or not can_route:
+            raise
+        return str(error).splitlines()[0]
+    return ""
+
+
 def _refuse_large_results(plan: TrainingPlan) -> None:
     for name, side in plan.sides.items():
         _refuse(

@@ -151,7 +151,10 @@ def test_plan_of_other_settings_is_refused_where_they_cannot_fit(
     tight = SessionLimits(cores=2, result_bytes=50_000)
     monkeypatch.setattr(plan_of_run, "session_limits", lambda spark: tight)
     assert main(["plan", *command[1:]]) == 0
-    assert main(["plan", *command[1:], "--set", "train.rank=1000"]) == 2
+    large = [*command[1:], "--set", "train.rank=1000"]
+    assert main(["plan", *large]) == 0
+    assert "train will use the route exchange (the user vectors are more than" in capsys.readouterr().err
+    assert main(["plan", *large, "--set", "train.exchange=replicate"]) == 2
     shown = capsys.readouterr()
     assert "the results of one job" in shown.out
     assert "error: the user vectors are more than one job may return" in shown.err

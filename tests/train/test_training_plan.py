@@ -18,7 +18,7 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.progress import Progress
 from recsys_spark.session import SessionLimits, session_limits
 from recsys_spark.train import Factorization, TrainingPlan, fit_factors
-from recsys_spark.train.training_plan import Footprint, plan_training, refuse_what_cannot_fit
+from recsys_spark.train.training_plan import Footprint, plan_training, refuse_what_cannot_fit, why_route
 
 MIB, GIB = 1 << 20, 1 << 30
 ROOMY = SessionLimits(cores=4)
@@ -100,6 +100,22 @@ def test_blocks_that_no_cell_holds_are_refused() -> None:
         refuse_what_cannot_fit(plan(n_users=1_000_000, n_items=2, degree=300, rank=1, n_blocks=1))
 
 
+def test_routing_is_the_way_out_where_there_is_one_and_it_helps() -> None:
+    large = plan(limits=replace(ROOMY, result_bytes=100_000))
+    assert why_route(TrainConfig(), plan(), has_storage=True) == ""
+    assert why_route(TrainConfig(exchange="route"), plan(), has_storage=True) == "as configured"
+    assert why_route(TrainConfig(), large, has_storage=True) == "the user vectors are more than one job may return"
+    for config, has_storage in (
+        (TrainConfig(), False),
+        (TrainConfig(exchange="replicate"), True),
+        (TrainConfig(validation_share=0.1), True),
+    ):
+        with pytest.raises(ConfigError, match="more than one job may return"):
+            why_route(config, large, has_storage=has_storage)
+    with pytest.raises(ConfigError, match="of one block of users are too large"):
+        why_route(TrainConfig(exchange="route"), plan(n_users=9_000_000, degree=1, n_blocks=1), has_storage=True)
+
+
 def fit(spark: SparkSession, n_rows: tuple[int, int], **settings: Any) -> Factorization:
     """Fit few ratings of large indexes: much to send, little to compute."""
     rng = np.random.default_rng(0)
@@ -137,6 +153,7 @@ def test_predicted_bytes_and_memory_are_within_twice_of_what_is_taken(
 def test_a_training_that_cannot_fit_does_not_start(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     from recsys_spark.train import alternating
 
+    # Without a place to route them through, the vectors can only go whole.
     tight = replace(session_limits(spark), result_bytes=100_000)
     monkeypatch.setattr(alternating, "session_limits", lambda spark: tight)
     with pytest.raises(ConfigError, match="the user vectors are more than one job may return"):
