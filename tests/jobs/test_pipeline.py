@@ -175,6 +175,44 @@ def test_plan_needs_the_index(
     assert "remedy: run index with --run-id" in text
 
 
+@pytest.mark.parametrize(
+    ("train", "expected", "score_range"),
+    [
+        (
+            {"unobserved_weight": 0.1, "reg_param": 0.01, "bias_reg_param": 0.01},
+            {("rating_model", "rmse"), ("bias_only", "mae"), ("model", "ndcg@10")},
+            (-100, 100),
+        ),
+        (
+            {"loss": "logistic", "positive_threshold": 3.0},
+            {("model", "log_loss"), ("model", "auc"), ("item_mean", "auc"), ("model", "recall@10")},
+            (0, 1),
+        ),
+        ({"loss": "ials", "unobserved_weight": 0.1}, {("model", "ndcg@10"), ("popularity", "ndcg@10")}, (-2, 2)),
+    ],
+)
+def test_every_loss_is_measured_by_what_it_predicts(
+    write_config: WriteConfig,
+    tmp_path: Path,
+    train: dict[str, object],
+    expected: set[tuple[str, str]],
+    score_range: tuple[float, float],
+) -> None:
+    write_ratings(tmp_path)
+    config = write_config(train=train, evaluate={"holdout_share": 0.3})
+    assert main(["pipeline", "--config", config]) == 0
+    run = only_run(tmp_path)
+    record = json.loads((run / "stages" / "evaluate.json").read_text())
+    found = {(row["model"], row["metric"]): row["value"] for row in record["metrics"]}
+    assert expected <= found.keys()
+    assert (("model", "rmse") in found) == (not train)
+    assert all(np.isfinite(value) for value in found.values())
+    lists = pq.read_table(run / "recommendations")["recommendations"].to_pylist()
+    scores = [entry["score"] for entries in lists for entry in entries]
+    assert scores
+    assert all(score_range[0] <= score <= score_range[1] for score in scores)
+
+
 def test_show_prints_the_published_list_with_titles(
     published: tuple[Path, list[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
