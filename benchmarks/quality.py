@@ -87,7 +87,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=SECTIONS, nargs="+", help="some of the sections (default: all)")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
-        parser.exit(2, f"{arguments.data} is not a folder: see the first lines of {Path(__file__).name}\n")
+        parser.exit(
+            2,
+            f"{arguments.data.resolve()} is not there: get ml-100k and hetrec-lastfm-2k from https://grouplens.org "
+            "and pass --data FOLDER\n",
+        )
     return arguments
 
 

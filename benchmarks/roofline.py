@@ -128,10 +128,12 @@ def make_work(model: Any, training: Any, config: Any, n_blocks: int) -> list[tup
 
 def measure(pool: ProcessPoolExecutor, halves: list[HalfIterationWork], cores: int) -> dict[str, float]:
     """Measure both rates and the kernel once, in seconds per iteration; all cores work at the same time."""
-    gather = kernel = flops = gathered_bytes = 0.0
+    gather = kernel = kernel_cpu = flops = gathered_bytes = 0.0
     for work in halves:
         gather += max(pool.map(gather_seconds, work.blocks, repeat(work.fixed)))
-        kernel += max(pool.map(kernel_seconds, work.blocks, repeat(work.fixed), work.starts, repeat(work.problem)))
+        times = list(pool.map(kernel_seconds, work.blocks, repeat(work.fixed), work.starts, repeat(work.problem)))
+        kernel += max(wall for wall, _ in times)
+        kernel_cpu += max(processor for _, processor in times)
         flops += sum(flops_of(block, work.fixed.width, work.problem) for block in work.blocks)
         gathered_bytes += sum(block.nnz for block in work.blocks) * work.fixed.width * 4.0
     gemm_rate = sum(pool.map(gemm_flops_per_second, range(cores)))
@@ -139,6 +141,7 @@ def measure(pool: ProcessPoolExecutor, halves: list[HalfIterationWork], cores: i
         "bound_gather_s": gather,
         "bound_arithmetic_s": flops / gemm_rate,
         "kernel_s": kernel,
+        "kernel_cpu_s": kernel_cpu,
         "gather_gb_per_s": gathered_bytes / gather / 1e9,
         "gemm_gflops": gemm_rate / 1e9,
     }
@@ -156,11 +159,11 @@ def gather_seconds(block: CsrBlock, fixed: FixedSide) -> float:
     return time.perf_counter() - started
 
 
-def kernel_seconds(block: CsrBlock, fixed: FixedSide, start: Float32Array, problem: RowProblem) -> float:
-    """Time the kernel on one block."""
-    started = time.perf_counter()
+def kernel_seconds(block: CsrBlock, fixed: FixedSide, start: Float32Array, problem: RowProblem) -> tuple[float, float]:
+    """Time the kernel on one block: seconds, and seconds of them that the processor worked for it."""
+    started, processor_started = time.perf_counter(), time.process_time()
     solve_rows(block, fixed, problem, start)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - processor_started
 
 
 def gemm_flops_per_second(_: int) -> float:
@@ -206,6 +209,7 @@ def print_result(parts: dict[str, float], prepare_seconds: float, spark_seconds:
         f"arithmetic at {parts['gemm_gflops']:.0f} GFLOP/s": parts["bound_arithmetic_s"],
         "bound": bound,
         "kernel in plain processes, slowest block": parts["kernel_s"],
+        "of which on the processor": parts["kernel_cpu_s"],
         "driver: preparing the fixed side": prepare_seconds,
         "the rest: broadcast, tasks, results": rest,
         "iteration on Spark": spark_seconds,
