@@ -109,6 +109,24 @@ def test_few_steps_lower_the_objective_and_never_raise_it(name, solver):
     assert left[-1] < (0.9 if solver == "gradient" else 0.3) * left[0]
 
 
+@pytest.mark.parametrize("solver", ["cholesky", "dual", "cg", "gradient"])
+def test_newton_steps_that_overshoot_are_halved(solver):
+    loss = LOSSES["logistic"]
+    block, vectors, _ = make_problem(loss, biases=False)
+    regularization = Regularization(0.01, 0.01, 0.0, False)
+    # Where probabilities are nearly 0 and 1 the curvature is nearly nothing, and a whole step goes far too far.
+    start = 8 * random_vectors(block.n_rows, 5, np.random.default_rng(0))
+    problem = RowProblem(regularization, loss, solver, newton_steps=1)
+    fixed = side_for(loss, vectors, 0.0, regularization)
+    solution = solve_rows(block, fixed, problem, start)
+    for position, row in enumerate(references(block, vectors, 0.0, regularization, loss)):
+        assert solution.objective[position] <= row.objective(start[position]) * (1 + 1e-6)
+    settled = solve_rows(block, fixed, replace(problem, newton_steps=100, gradient_steps=20_000), start)
+    expected = [row.minimum() for row in references(block, vectors, 0.0, regularization, loss)]
+    if solver != "cg":
+        assert_allclose(settled.vectors, expected, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("solver", ["cholesky", "cg", "subspace", "gradient"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_rows_beyond_the_ladder_are_solved_alike(name, solver):
