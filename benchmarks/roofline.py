@@ -61,7 +61,7 @@ class HalfIterationWork:
 def main() -> None:
     """Run the measurement and print the result."""
     # The processes that measure import this module too, and need no Spark.
-    from benchmarks.training import frame_of, make_config, make_ratings, our_library
+    from benchmarks.training import frame_of, make_config, make_ratings, median_iteration_seconds, our_library
     from recsys_spark.session import build_session, default_parallelism
 
     arguments = parse_arguments()
@@ -72,9 +72,7 @@ def main() -> None:
     library = our_library(spark, frame_of(spark, training, cores), training, config)
     library.fit(1)
     model = library.fit(arguments.iterations)
-    # The first iteration has no rows to start from, and so its own choice of methods.
-    steps = [step.seconds for step in model.history[2:]]
-    spark_seconds = statistics.median(sum(pair) for pair in zip(steps[::2], steps[1::2], strict=True))
+    spark_seconds = median_iteration_seconds(model)
     spark.stop()
 
     started = time.perf_counter()
