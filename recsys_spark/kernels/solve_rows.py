@@ -1,7 +1,7 @@
 """One half-iteration of a block: solve its rows against the fixed side."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -138,6 +138,8 @@ def solve_rows(
             solved = task.solve(plan)
             for name in ("vectors", "observed", "unobserved", "penalty"):
                 getattr(solution, name)[plan.rows] = getattr(solved, name)
+    if fixed.all_pairs is not None:
+        solution = replace(solution, vectors=rotate(solution.vectors, fixed.all_pairs.from_basis))
     _reject_non_finite(block, solution)
     return solution
 
@@ -149,13 +151,16 @@ class _Task:
         self._problem = problem
         self._gatherer = BatchGatherer(block, fixed, problem.loss)
         self._all_pairs = fixed.all_pairs
+        # Whole, not batch by batch: a rotation takes its rows in stacks of one size, however few they are.
+        if start is not None and fixed.all_pairs is not None:
+            start = rotate(start, fixed.all_pairs.to_basis)
         self._start = start
         self._width = fixed.width
         self._penalties = _penalties(block, fixed, problem.regularization)
         self._ridge = _ridge(self._penalties, fixed.all_pairs)
 
     def solve(self, plan: LengthBatch) -> RowSolution:
-        """Solve one batch and return its rows in the model's own basis."""
+        """Solve one batch and return its rows in the basis of the fixed side."""
         rows = _Rows(self._gatherer, plan)
         start = self._starts(plan.rows)
         ridge = self._ridge.of(plan.rows)
@@ -166,12 +171,10 @@ class _Task:
             return RowSolution(narrow, rows.observed_loss(narrow), _of_all_pairs(narrow, self._all_pairs), penalties)
 
         if plan.method in (Method.DUAL, Method.DIRECT) and self._problem.loss.is_quadratic:
-            solved = score(self._solve_quadratic(rows, plan, ridge, start, start))
-        elif self._problem.loss.is_quadratic or plan.method == Method.GRADIENT:
-            solved = _better(score(start), score(self._solve_quadratic(rows, plan, ridge, start, start)))
-        else:
-            solved = self._newton(rows, plan, ridge, score(start), score)
-        return self._from_basis(solved)
+            return score(self._solve_quadratic(rows, plan, ridge, start, start))
+        if self._problem.loss.is_quadratic or plan.method == Method.GRADIENT:
+            return _better(score(start), score(self._solve_quadratic(rows, plan, ridge, start, start)))
+        return self._newton(rows, plan, ridge, score(start), score)
 
     def _newton(
         self,
@@ -235,14 +238,7 @@ class _Task:
     def _starts(self, rows: Int64Array) -> Float32Array:
         if self._start is None:
             return np.zeros((len(rows), self._width), dtype=np.float32)
-        start = self._start[rows]
-        return start if self._all_pairs is None else rotate(start, self._all_pairs.to_basis)
-
-    def _from_basis(self, solved: RowSolution) -> RowSolution:
-        if self._all_pairs is None:
-            return solved
-        vectors = rotate(solved.vectors, self._all_pairs.from_basis)
-        return RowSolution(vectors, solved.observed, solved.unobserved, solved.penalty)
+        return self._start[rows]
 
 
 class _Rows:
