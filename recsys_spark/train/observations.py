@@ -80,6 +80,14 @@ def observations(ratings: DataFrame, config: TrainConfig) -> Observations:
     if config.loss == "logistic":
         labels = _labels(ratings, config)
         share, _ = exact_mean(labels)
+        if share in (0.0, 1.0):
+            raise ContractError(
+                "the logistic loss needs both labels",
+                where="train.positive_threshold",
+                got=f"only {share:g}",
+                allowed="some 0 and some 1",
+                remedy="move the threshold; for positives alone use loss: ials",
+            )
         constant = math.log(share / (1 - share)) if config.uses_biases else 0.0
         return Observations(labels.select(*columns), n_ratings, mean, constant)
     if config.loss in ("implicit", "ials"):
@@ -137,13 +145,4 @@ def _labels(ratings: DataFrame, config: TrainConfig) -> DataFrame:
                 allowed="0 and 1",
                 remedy="set train.positive_threshold to the rating from which the label is 1",
             )
-    kinds = {row[0] for row in labels.select("rating").distinct().collect()}
-    if len(kinds) < 2:
-        raise ContractError(
-            "the logistic loss needs both labels",
-            where="train.positive_threshold",
-            got=f"only {', '.join(f'{kind:g}' for kind in kinds)}",
-            allowed="some 0 and some 1",
-            remedy="move the threshold; for positives alone use loss: ials",
-        )
     return labels
