@@ -2,16 +2,19 @@
 
 import numpy as np
 
-from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array
+from recsys_spark.kernels.arrays import Float32Array, Float64Array
 from recsys_spark.kernels.normal_equations import NormalEquations
 from recsys_spark.kernels.objective import Ridge
 from recsys_spark.kernels.row_batch import WeightedRows
 
 # A gradient this far below the first one is rounding: further steps would follow noise.
 _RELATIVE_TOLERANCE = 1e-6
+_LEAST = np.finfo(np.float64).tiny
 
 
-def solve_conjugate_gradient(rows: WeightedRows, ridge: Ridge, start: Float32Array, steps: int) -> Float64Array:
+def solve_conjugate_gradient(
+    rows: WeightedRows, ridge: Ridge, start: Float32Array, predictions: Float32Array, steps: int
+) -> Float64Array:
     """Take conjugate gradient steps on each row's problem, without forming its matrix.
 
     The residual h - w Z v is kept next to v, and multiplied by Z and Z' in turn. Where all pairs have a
@@ -25,6 +28,8 @@ def solve_conjugate_gradient(rows: WeightedRows, ridge: Ridge, start: Float32Arr
         Without a matrix.
     start : float32 array of shape (n_rows, width)
         Where each row begins. Not changed.
+    predictions : float32 array of shape (n_rows, length)
+        Z times ``start``. Not changed.
     steps : int >= 0
         Steps at most; a converged row is frozen.
 
@@ -35,7 +40,8 @@ def solve_conjugate_gradient(rows: WeightedRows, ridge: Ridge, start: Float32Arr
 
     Notes
     -----
-    O(n_rows length width) per step, in float32: two passes over the design.
+    O(n_rows length width) per step, in float32: two passes over the design. Batches are small, so that the number
+    of NumPy calls counts as much as what they do.
 
     References
     ----------
@@ -45,28 +51,30 @@ def solve_conjugate_gradient(rows: WeightedRows, ridge: Ridge, start: Float32Arr
     """
     transposed = rows.design.transpose(0, 2, 1)
     precondition = _preconditioner(ridge)
-    residuals = rows.residuals(start)
+    residuals = rows.linear - rows.weighted(predictions)
     vectors = start.astype(np.float64)
-    descent = np.zeros_like(vectors)
-    steepness = np.ones(len(vectors))
-    floor = None
-    is_moving = np.ones(len(vectors), dtype=np.bool_)
-    for _ in range(steps):
-        gradient = np.matmul(transposed, residuals[:, :, None])[:, :, 0] - ridge.half_gradient(vectors)
-        scaled = gradient * precondition
+    # Minus half the gradient of the ridge.
+    pulled = -ridge.half_gradient(vectors)
+    descent = steepness = floor = np.zeros(0)
+    for step in range(steps):
+        gradient = np.matmul(transposed, residuals[:, :, None])[:, :, 0] + pulled
+        scaled = gradient if precondition is None else gradient * precondition
         previous, steepness = steepness, _row_dot(gradient, scaled)
-        floor = steepness * _RELATIVE_TOLERANCE**2 if floor is None else floor
-        is_moving &= steepness > floor
-        descent *= _ratio(steepness, previous, is_moving)[:, None]
-        descent += scaled
+        if step == 0:
+            descent, floor = scaled, steepness * _RELATIVE_TOLERANCE**2
+        else:
+            descent *= _ratio(steepness, previous)[:, None]
+            descent += scaled
+        bent = ridge.diagonal * descent
         change = np.matmul(rows.design, descent.astype(np.float32)[:, :, None])[:, :, 0]
         weighted = rows.weighted(change)
-        curvature = _row_dot(ridge.diagonal * descent, descent) + _row_dot(change, weighted)
+        curvature = _row_dot(bent, descent) + _row_dot(change, weighted)
         # The least point along `descent`. The textbook's |gradient|^2 in place of this inner product is equal
         # in exact arithmetic, but lets rounding pile up once a row has converged.
-        length = _ratio(_row_dot(gradient, descent), curvature, is_moving)
-        vectors += length[:, None] * descent
-        residuals -= length.astype(np.float32)[:, None] * weighted
+        length = (_ratio(_row_dot(gradient, descent), curvature) * (steepness > floor))[:, None]
+        vectors += length * descent
+        pulled -= length * bent
+        residuals -= length.astype(np.float32) * weighted
     return vectors
 
 
@@ -97,35 +105,30 @@ def solve_conjugate_gradient_formed(
     matrices, precondition = equations.gramian, _preconditioner(ridge)
     vectors = start.astype(np.float64)
     gradient = equations.moment - np.matmul(matrices, vectors[:, :, None])[:, :, 0]
-    scaled = gradient * precondition
-    descent = scaled.copy()
-    steepness = _row_dot(gradient, scaled)
-    floor = steepness * _RELATIVE_TOLERANCE**2
-    is_moving = steepness > floor
-    for _ in range(steps):
-        change = np.matmul(matrices, descent[:, :, None])[:, :, 0]
-        length = _ratio(_row_dot(gradient, descent), _row_dot(descent, change), is_moving)[:, None]
-        vectors += length * descent
-        gradient -= length * change
-        scaled = gradient * precondition
+    descent = steepness = floor = np.zeros(0)
+    for step in range(steps):
+        scaled = gradient if precondition is None else gradient * precondition
         previous, steepness = steepness, _row_dot(gradient, scaled)
-        is_moving &= steepness > floor
-        descent = scaled + _ratio(steepness, previous, is_moving)[:, None] * descent
+        if step == 0:
+            descent, floor = scaled.copy(), steepness * _RELATIVE_TOLERANCE**2
+        else:
+            descent = scaled + _ratio(steepness, previous)[:, None] * descent
+        change = np.matmul(matrices, descent[:, :, None])[:, :, 0]
+        ahead = _ratio(_row_dot(gradient, descent), _row_dot(descent, change)) * (steepness > floor)
+        vectors += ahead[:, None] * descent
+        gradient -= ahead[:, None] * change
     return vectors
 
 
-def _preconditioner(ridge: Ridge) -> Float64Array | float:
-    return 1.0 if ridge.pull is None else 1.0 / ridge.diagonal
+def _preconditioner(ridge: Ridge) -> Float64Array | None:
+    return None if ridge.pull is None else 1.0 / ridge.diagonal
 
 
 def _row_dot(left: Float64Array | Float32Array, right: Float64Array | Float32Array) -> Float64Array:
-    """Inner product of each row of two (n, m) arrays, one BLAS call per row whatever n is."""
-    products = np.matmul(left[:, None, :], right[:, :, None])[:, 0, 0]
-    return np.asarray(products, dtype=np.float64)
+    """Inner product of each row of two (n, m) arrays, the same whatever n is."""
+    return np.asarray(np.einsum("ij,ij->i", left, right))
 
 
-def _ratio(numerator: Float64Array, denominator: Float64Array, where: BoolArray) -> Float64Array:
-    """Divide where asked and the denominator is positive; zero elsewhere."""
-    quotient = np.zeros_like(numerator)
-    np.divide(numerator, denominator, out=quotient, where=where & (denominator > 0))
-    return quotient
+def _ratio(numerator: Float64Array, denominator: Float64Array) -> Float64Array:
+    """Divide numbers >= 0, 0 / 0 being 0."""
+    return np.asarray(numerator / np.maximum(denominator, _LEAST))

@@ -66,9 +66,10 @@ class RowBatch:
         """Score each observation with row vectors of shape (n_rows, width): shape (n_rows, length)."""
         return self.offsets + predict(self.design, vectors)
 
-    def observed_loss(self, vectors: Float32Array) -> Float64Array:
-        """Sum what each row's observations add to the objective: float64 array of shape (n_rows,)."""
-        return np.asarray(observed_loss(self.loss, self.values, self.weights, self.scores(vectors)).sum(axis=1))
+    def observed_loss(self, predictions: Float32Array) -> Float64Array:
+        """Sum what each row's observations add to the objective, given Z v: float64 array of shape (n_rows,)."""
+        scores = self.offsets + predictions
+        return np.asarray(observed_loss(self.loss, self.values, self.weights, scores).sum(axis=1))
 
     def quadratic(self) -> WeightedRows:
         """Return the rows' quadratics, of a quadratic loss."""
@@ -76,11 +77,16 @@ class RowBatch:
         shift = self.offsets if curvature is None else curvature * self.offsets
         return WeightedRows(self.design, linear - shift, curvature)
 
-    def quadratic_around(self, vectors: Float32Array) -> WeightedRows:
-        """Return the rows' quadratics: of the loss itself, or its second-order model around row vectors."""
-        if self.loss.is_quadratic:
+    @property
+    def needs_point(self) -> bool:
+        """Whether the quadratic depends on where a row is."""
+        return not self.loss.is_quadratic
+
+    def quadratic_around(self, predictions: Float32Array | None) -> WeightedRows:
+        """Return the rows' quadratics: of the loss itself, or its second-order model around Z v."""
+        if not self.needs_point:
             return self.quadratic()
-        predictions = predict(self.design, vectors)
+        assert predictions is not None
         curvature, slope = logistic_terms(self.values, self.weights, self.offsets + predictions)
         return WeightedRows(self.design, curvature * predictions + slope, curvature)
 

@@ -12,7 +12,7 @@ from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.kernels.degree_ladder import LengthBatch, padded_lengths, plan_batches
 from recsys_spark.kernels.dual import solve_dual
 from recsys_spark.kernels.fixed_side import AllPairs, FixedSide, rotate
-from recsys_spark.kernels.gradient_descent import solve_gradient
+from recsys_spark.kernels.gradient_descent import HalfGradient, solve_gradient
 from recsys_spark.kernels.losses import SQUARED, Loss
 from recsys_spark.kernels.method_choice import MAX_BATCH_FLOATS, Method, Solver, choose_methods, working_floats
 from recsys_spark.kernels.nonnegative import solve_nonnegative
@@ -22,7 +22,7 @@ from recsys_spark.kernels.normal_equations import (
     solve_normal_equations,
 )
 from recsys_spark.kernels.objective import Regularization, Ridge, penalty, row_penalties
-from recsys_spark.kernels.row_batch import BatchGatherer, RowBatch, WeightedRows
+from recsys_spark.kernels.row_batch import BatchGatherer, RowBatch, WeightedRows, predict
 from recsys_spark.kernels.subspace import solve_subspace, solve_subspace_formed
 
 # Newton steps whose every halving is worse than standing still have met the rounding of the objective.
@@ -165,15 +165,18 @@ class _Task:
         start = self._starts(plan.rows)
         ridge = self._ridge.of(plan.rows)
 
-        def score(vectors: Float64Array | Float32Array) -> RowSolution:
-            narrow = vectors.astype(np.float32)
+        def score(vectors: Float64Array | Float32Array, predictions: Float32Array | None = None) -> RowSolution:
+            narrow = vectors.astype(np.float32, copy=False)
+            observed = rows.observed_loss(narrow, predictions)
             penalties = penalty(narrow, self._penalties[plan.rows])
-            return RowSolution(narrow, rows.observed_loss(narrow), _of_all_pairs(narrow, self._all_pairs), penalties)
+            return RowSolution(narrow, observed, _of_all_pairs(narrow, self._all_pairs), penalties)
 
         if plan.method in (Method.DUAL, Method.DIRECT) and self._problem.loss.is_quadratic:
-            return score(self._solve_quadratic(rows, plan, ridge, start, start))
+            return score(self._solve_quadratic(rows, plan, ridge, start, None))
         if self._problem.loss.is_quadratic or plan.method == Method.GRADIENT:
-            return _better(score(start), score(self._solve_quadratic(rows, plan, ridge, start, start)))
+            predictions = rows.predict(start)
+            solved = score(self._solve_quadratic(rows, plan, ridge, start, predictions))
+            return _better(score(start, predictions), solved)
         return self._newton(rows, plan, ridge, score(start), score)
 
     def _newton(
@@ -190,7 +193,8 @@ class _Task:
         """
         for _ in range(self._problem.newton_steps):
             before = current.vectors.astype(np.float64)
-            step = self._solve_quadratic(rows, plan, ridge, current.vectors, current.vectors) - before
+            predictions = rows.predict(current.vectors)
+            step = self._solve_quadratic(rows, plan, ridge, current.vectors, predictions) - before
             next_one = current
             is_open = np.ones(len(before), dtype=np.bool_)
             for halving in range(_MOST_HALVINGS):
@@ -204,26 +208,22 @@ class _Task:
         return current
 
     def _solve_quadratic(
-        self, rows: "_Rows", plan: LengthBatch, ridge: Ridge, around: Float32Array, start: Float32Array
+        self, rows: "_Rows", plan: LengthBatch, ridge: Ridge, start: Float32Array, predictions: Float32Array | None
     ) -> Float64Array:
-        """Minimise the rows' quadratic, that of the loss itself or its second-order model around a point."""
+        """Minimise the rows' quadratic, that of the loss itself or its second-order model around the start."""
         method = plan.method
         if method == Method.GRADIENT:
-            return solve_gradient(
-                lambda vectors: ridge.half_gradient(vectors) - rows.slope(vectors.astype(np.float32)),
-                rows.steepest(),
-                ridge,
-                start,
-                self._problem.gradient_steps,
-            )
+            steps = self._problem.gradient_steps
+            return solve_gradient(rows.half_gradient(ridge), rows.steepest(), ridge, start, steps)
         if rows.is_sliced or method in (Method.DIRECT, Method.NONNEGATIVE):
-            return self._solve_formed(rows.equations(around), method, ridge, start)
-        quadratic = rows.quadratic(around)
+            return self._solve_formed(rows.equations(start, predictions), method, ridge, start)
+        quadratic = rows.quadratic(predictions)
         if method == Method.DUAL:
             return solve_dual(quadratic, ridge)
+        assert predictions is not None
         if method == Method.CG:
-            return solve_conjugate_gradient(quadratic, ridge, start, self._problem.cg_steps)
-        return solve_subspace(quadratic, ridge, start)
+            return solve_conjugate_gradient(quadratic, ridge, start, predictions, self._problem.cg_steps)
+        return solve_subspace(quadratic, ridge, start, predictions)
 
     def _solve_formed(self, equations: NormalEquations, method: int, ridge: Ridge, start: Float32Array) -> Float64Array:
         if method == Method.CG:
@@ -257,16 +257,21 @@ class _Rows:
         for first in range(0, self._plan.total_length, self._plan.length):
             yield self._gatherer.gather(self._plan.rows, self._plan.length, first)
 
-    def quadratic(self, around: Float32Array) -> WeightedRows:
+    def predict(self, vectors: Float32Array) -> Float32Array | None:
+        """Return Z v of rows that are held whole."""
+        return None if self._whole is None else predict(self._whole.design, vectors)
+
+    def quadratic(self, predictions: Float32Array | None) -> WeightedRows:
         """Return the quadratic of rows that are held whole."""
         assert self._whole is not None
-        return self._whole.quadratic_around(around)
+        return self._whole.quadratic_around(predictions)
 
-    def equations(self, around: Float32Array) -> NormalEquations:
+    def equations(self, around: Float32Array, predictions: Float32Array | None) -> NormalEquations:
         """Form the normal equations; the parts of a long row add up."""
         formed: NormalEquations | None = None
         for part in self._slices():
-            equations = form_normal_equations(part.quadratic_around(around))
+            known = predict(part.design, around) if predictions is None and part.needs_point else predictions
+            equations = form_normal_equations(part.quadratic_around(known))
             if formed is None:
                 formed = equations
             else:
@@ -274,9 +279,15 @@ class _Rows:
         assert formed is not None
         return formed
 
-    def observed_loss(self, vectors: Float32Array) -> Float64Array:
-        """Sum the losses of each row's observations."""
-        return np.asarray(sum(part.observed_loss(vectors) for part in self._slices()))
+    def observed_loss(self, vectors: Float32Array, predictions: Float32Array | None) -> Float64Array:
+        """Sum the losses of each row's observations, from Z v where it is at hand."""
+        if self._whole is not None and predictions is not None:
+            return self._whole.observed_loss(predictions)
+        return np.asarray(sum(part.observed_loss(predict(part.design, vectors)) for part in self._slices()))
+
+    def half_gradient(self, ridge: Ridge) -> HalfGradient:
+        """Return what computes half the gradient of each row's objective."""
+        return lambda vectors: ridge.half_gradient(vectors) - self.slope(vectors.astype(np.float32))
 
     def slope(self, vectors: Float32Array) -> Float64Array:
         """Return Z'(h - w Z v) of each row: minus half the gradient of the observed loss."""
@@ -332,7 +343,8 @@ def _of_all_pairs(vectors: Float32Array, pairs: AllPairs | None) -> Float64Array
 
 def _better(before: RowSolution, after: RowSolution) -> RowSolution:
     """Keep rows whose objective would rise where they started."""
-    return _choose(before.objective < after.objective, before, after)
+    has_risen = before.objective < after.objective
+    return _choose(has_risen, before, after) if has_risen.any() else after
 
 
 def _choose(

@@ -11,7 +11,7 @@ SUBSPACE_SIZE = 32
 """Entries per step."""
 
 
-def solve_subspace(rows: WeightedRows, ridge: Ridge, start: Float32Array) -> Float64Array:
+def solve_subspace(rows: WeightedRows, ridge: Ridge, start: Float32Array, predictions: Float32Array) -> Float64Array:
     """Minimise each row over one block of entries after the other, once over all of them.
 
     Parameters
@@ -22,6 +22,8 @@ def solve_subspace(rows: WeightedRows, ridge: Ridge, start: Float32Array) -> Flo
         Without a matrix.
     start : float32 array of shape (n_rows, width)
         Where each row begins. Not changed.
+    predictions : float32 array of shape (n_rows, length)
+        Z times ``start``. Not changed.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def solve_subspace(rows: WeightedRows, ridge: Ridge, start: Float32Array) -> Flo
     Rendle, Krichene, Zhang, Koren (2021), iALS++: Speeding up matrix factorization with subspace optimization,
     algorithm 2. arXiv:2110.14044
     """
-    residuals = rows.residuals(start)
+    residuals = rows.linear - rows.weighted(predictions)
     vectors = start.astype(np.float64)
     for part in _blocks(vectors.shape[1]):
         design = rows.design[:, :, part]

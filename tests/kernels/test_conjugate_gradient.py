@@ -10,7 +10,7 @@ from recsys_spark.kernels.conjugate_gradient import (
 )
 from recsys_spark.kernels.normal_equations import form_normal_equations, solve_normal_equations
 from recsys_spark.kernels.objective import Ridge
-from recsys_spark.kernels.row_batch import WeightedRows
+from recsys_spark.kernels.row_batch import WeightedRows, predict
 
 WIDTH = 7
 
@@ -26,7 +26,7 @@ def problem(weighted=False, pulled=False):
 
 def both_ways(steps, **kind):
     batch, ridge, start = problem(**kind)
-    free = solve_conjugate_gradient(batch, ridge, start, steps)
+    free = solve_conjugate_gradient(batch, ridge, start, predict(batch.design, start), steps)
     formed = solve_conjugate_gradient_formed(form_normal_equations(batch), ridge, start, steps)
     return free, formed
 

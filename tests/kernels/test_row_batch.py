@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from recsys_spark.kernels.fixed_side import make_fixed_side
-from recsys_spark.kernels.row_batch import BatchGatherer
+from recsys_spark.kernels.row_batch import BatchGatherer, predict
 from tests.kernels.problems import block_of_degrees, random_vectors
 
 
@@ -43,7 +43,7 @@ def test_residuals_and_slopes_are_those_of_the_quadratic(weighted):
         own = slice(block.indptr[row], block.indptr[row + 1])
         errors = block.values[own] - batch.scores(vectors)[row, : block.degrees[row]]
         assert_allclose(residuals[row, : len(errors)], weights[own] * errors, atol=1e-5)
-        assert_allclose(batch.observed_loss(vectors)[row], weights[own] @ errors**2, rtol=1e-5)
+        assert_allclose(batch.observed_loss(predict(batch.design, vectors))[row], weights[own] @ errors**2, rtol=1e-5)
         slope = batch.design[row].T @ residuals[row]
         assert_allclose(batch.slope(vectors)[row], slope, atol=1e-4)
         curvature = batch.design[row, : len(errors)].T @ (weights[own, None] * batch.design[row, : len(errors)])
