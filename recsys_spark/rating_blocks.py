@@ -1,9 +1,9 @@
-"""Ratings of one side as blocks: split in NumPy on the map side, shuffled as bytes, assembled as CSR."""
+"""Ratings as blocks of either side: split in NumPy on the map side, shuffled as bytes, assembled as CSR."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -16,8 +16,12 @@ from pyspark.sql import functions as F
 
 from recsys_spark.kernels.csr_block import CsrBlock, build_csr_block, split_by_block
 
-BLOCK_SCHEMA = "block int, row_index binary, indptr binary, column_index binary, values binary, weights binary"
-_PIECE_SCHEMA = "placement int, block int, row_index binary, column_index binary, values binary, weights binary"
+BLOCK_SCHEMA = (
+    "side int, block int, row_index binary, indptr binary, column_index binary, values binary, weights binary"
+)
+_PIECE_SCHEMA = (
+    "placement int, side int, block int, row_index binary, column_index binary, values binary, weights binary"
+)
 _PIECE_ARRAYS = (("row_index", np.int32), ("column_index", np.int32), ("values", np.float32), ("weights", np.float32))
 _BLOCK_FIELDS = (
     ("row_index", np.int32),
@@ -46,6 +50,7 @@ class Side:
 
 USERS = Side("users", 0, "user_index", "item_index")
 ITEMS = Side("items", 1, "item_index", "user_index")
+SIDES = (USERS, ITEMS)
 
 
 def choose_n_blocks(cores: int, n_ratings: int, n_rows: int = 0, width: int = 0) -> int:
@@ -69,34 +74,39 @@ def choose_n_blocks(cores: int, n_ratings: int, n_rows: int = 0, width: int = 0)
     return max(1, by_ratings, -(-n_rows * width * 4 // _VECTOR_BYTES_PER_BLOCK))
 
 
-def rating_blocks(ratings: DataFrame, side: Side, n_blocks: int) -> DataFrame:
-    """Cut ratings into blocks of one side's rows; row ``r`` is in block ``r % n_blocks``.
+def rating_blocks(
+    ratings: DataFrame, n_blocks: int, assemble: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+) -> DataFrame:
+    """Cut ratings into blocks of users and blocks of items; row ``r`` of a side is in its block ``r % n_blocks``.
 
     Parameters
     ----------
     ratings : DataFrame
         ``user_index int, item_index int, rating float``, optionally ``weight float``; each pair once.
-    side : Side
-        Whose rows the blocks hold.
     n_blocks : int
+        Of each side.
+    assemble : callable
+        `assemble_blocks`, or a worker that passes on what that yields.
 
     Returns
     -------
     DataFrame
-        One row per block that has ratings, each in a partition of its own: ``block`` and the arrays of a
+        One row per block that has ratings, each in a partition of its own: ``side``, ``block`` and the arrays of a
         ``CsrBlock`` as bytes. A block's content is canonical, whatever the order of the ratings.
 
     Notes
     -----
-    One shuffle, of byte strings: 12 bytes per rating, 16 with weights, in as many records as there are pairs of map
-    partition and block. Nothing but one small lookup table reaches the driver.
+    One shuffle for both sides, of byte strings: 24 bytes per rating, 32 with weights, in as many records as there are
+    pairs of map partition and block. Ratings go from the JVM to Python once, which costs as much as a shuffle of
+    them. Nothing but one small lookup table reaches the driver.
     """
-    split = partial(split_observations, n_blocks=n_blocks, placements=placements(ratings.sparkSession, n_blocks))
+    places = placements(ratings.sparkSession, 2 * n_blocks)
+    split = partial(split_observations, n_blocks=n_blocks, placements=places)
     return (
-        ratings.select(side.rows, side.columns, "rating", *(["weight"] if "weight" in ratings.columns else []))
+        ratings.select(USERS.rows, ITEMS.rows, "rating", *(["weight"] if "weight" in ratings.columns else []))
         .mapInArrow(split, _PIECE_SCHEMA)
-        .repartition(n_blocks, "placement")
-        .mapInArrow(assemble_blocks, BLOCK_SCHEMA)
+        .repartition(2 * n_blocks, "placement")
+        .mapInArrow(assemble, BLOCK_SCHEMA)
     )
 
 
@@ -125,67 +135,74 @@ def placements(spark: SparkSession, n_partitions: int) -> tuple[int, ...]:
 def split_observations(
     batches: Iterator[pa.RecordBatch], n_blocks: int, placements: tuple[int, ...]
 ) -> Iterator[pa.RecordBatch]:
-    """Worker: batches of (row, column, rating) -> one piece of bytes per block, for every few million rows."""
+    """Worker: (user, item, rating) -> one piece of bytes per side and block, for every few million rows."""
     held: list[pa.RecordBatch] = []
     n_held = 0
     for batch in batches:
         held.append(batch)
         n_held += batch.num_rows
         if n_held >= OBSERVATIONS_PER_SPLIT:
-            yield _pieces(held, n_blocks, placements)
+            yield from _pieces(held, n_blocks, placements)
             held, n_held = [], 0
     if n_held:
-        yield _pieces(held, n_blocks, placements)
+        yield from _pieces(held, n_blocks, placements)
 
 
-def _pieces(held: list[pa.RecordBatch], n_blocks: int, placements: tuple[int, ...]) -> pa.RecordBatch:
+def _pieces(held: list[pa.RecordBatch], n_blocks: int, placements: tuple[int, ...]) -> Iterator[pa.RecordBatch]:
     table = pa.Table.from_batches(held)
-    rows, columns, values, *weights = (column.to_numpy() for column in table.itercolumns())
-    order, bounds = split_by_block(rows, n_blocks)
+    users, items, *values = (column.to_numpy() for column in table.itercolumns())
+    yield _pieces_of_side(USERS, (users, items, *values), n_blocks, placements)
+    yield _pieces_of_side(ITEMS, (items, users, *values), n_blocks, placements)
+
+
+def _pieces_of_side(
+    side: Side, arrays: tuple[npt.NDArray[Any], ...], n_blocks: int, placements: tuple[int, ...]
+) -> pa.RecordBatch:
+    order, bounds = split_by_block(arrays[0], n_blocks)
     filled = [block for block in range(n_blocks) if bounds[block] < bounds[block + 1]]
     cut = [slice(bounds[block], bounds[block + 1]) for block in filled]
 
-    def bytes_of(array: npt.NDArray[np.generic]) -> pa.Array:
-        taken = array[order]
-        return pa.array([taken[piece].tobytes() for piece in cut], pa.binary())
+    def bytes_of(array: npt.NDArray[Any], kind: npt.DTypeLike) -> pa.Array:
+        taken = array.astype(kind, copy=False)[order]
+        return pa.array([taken[piece].data for piece in cut], pa.binary())
 
+    pieces = [bytes_of(array, kind) for array, (_, kind) in zip(arrays, _PIECE_ARRAYS, strict=False)]
+    pieces += [pa.nulls(len(cut), pa.binary())] * (len(_PIECE_ARRAYS) - len(pieces))
     return pa.RecordBatch.from_arrays(
         [
-            pa.array([placements[block] for block in filled], pa.int32()),
+            pa.array([placements[side.number * n_blocks + block] for block in filled], pa.int32()),
+            pa.array([side.number] * len(filled), pa.int32()),
             pa.array(filled, pa.int32()),
-            bytes_of(rows.astype(np.int32, copy=False)),
-            bytes_of(columns.astype(np.int32, copy=False)),
-            bytes_of(values.astype(np.float32, copy=False)),
-            bytes_of(weights[0].astype(np.float32, copy=False)) if weights else pa.nulls(len(cut), pa.binary()),
+            *pieces,
         ],
-        names=["placement", "block", *(name for name, _ in _PIECE_ARRAYS)],
+        names=["placement", "side", "block", *(name for name, _ in _PIECE_ARRAYS)],
     )
 
 
-def assemble_blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Worker: all pieces of a partition's blocks -> one row per block."""
-    pieces: dict[int, list[tuple[pa.Scalar, ...]]] = defaultdict(list)
+def assemble_blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[Side, int, CsrBlock]]:
+    """Worker: all pieces of a partition's blocks -> the blocks."""
+    pieces: dict[tuple[int, int], list[tuple[pa.Scalar, ...]]] = defaultdict(list)
     for batch in batches:
-        for number, *arrays in zip(
-            batch["block"].to_pylist(), *(batch[name] for name, _ in _PIECE_ARRAYS), strict=True
-        ):
-            pieces[number].append(tuple(arrays))
-    for number in sorted(pieces):
-        arrays_of_block = zip(*pieces.pop(number), strict=True)
+        keys = zip(batch["side"].to_pylist(), batch["block"].to_pylist(), strict=True)
+        for key, *arrays in zip(keys, *(batch[name] for name, _ in _PIECE_ARRAYS), strict=True):
+            pieces[key].append(tuple(arrays))
+    for side, number in sorted(pieces):
+        arrays_of_block = zip(*pieces.pop((side, number)), strict=True)
         rows, columns, values, *weights = (
             np.concatenate([np.frombuffer(piece.as_buffer(), kind) for piece in parts])
             for parts, (_, kind) in zip(arrays_of_block, _PIECE_ARRAYS, strict=True)
             if parts[0].is_valid
         )
-        yield block_to_arrow(number, build_csr_block(rows, columns, values, *weights))
+        yield SIDES[side], number, build_csr_block(rows, columns, values, *weights)
 
 
-def block_to_arrow(number: int, block: CsrBlock) -> pa.RecordBatch:
+def block_to_arrow(side: Side, number: int, block: CsrBlock) -> pa.RecordBatch:
     """Return a block as one row of ``BLOCK_SCHEMA``."""
     fields = [getattr(block, name) for name, _ in _BLOCK_FIELDS]
-    arrays = [pa.array([None if field is None else field.tobytes()], pa.binary()) for field in fields]
+    arrays = [pa.array([None if field is None else field.data], pa.binary()) for field in fields]
     return pa.RecordBatch.from_arrays(
-        [pa.array([number], pa.int32()), *arrays], names=["block", *(name for name, _ in _BLOCK_FIELDS)]
+        [pa.array([side.number], pa.int32()), pa.array([number], pa.int32()), *arrays],
+        names=["side", "block", *(name for name, _ in _BLOCK_FIELDS)],
     )
 
 

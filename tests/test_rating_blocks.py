@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from recsys_spark.kernels.csr_block import build_csr_block
+from recsys_spark.kernels.csr_block import CsrBlock, build_csr_block
 from recsys_spark.rating_blocks import (
     ITEMS,
     USERS,
     Side,
+    assemble_blocks,
     block_to_arrow,
     blocks_from_arrow,
     choose_n_blocks,
@@ -33,11 +36,20 @@ def random_ratings(spark: SparkSession, n: int = 500, seed: int = 0) -> tuple[Da
     return spark.createDataFrame(table), np.column_stack([pairs, values])
 
 
+def to_arrow(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    return (block_to_arrow(*block) for block in assemble_blocks(batches))
+
+
+def blocks_of(ratings: DataFrame, side: Side, n_blocks: int) -> dict[int, CsrBlock]:
+    both = rating_blocks(ratings, n_blocks, to_arrow)
+    return dict(blocks_from_arrow(both.where(F.col("side") == side.number).toArrow().to_batches()))
+
+
 @pytest.mark.parametrize("side", [USERS, ITEMS])
 @pytest.mark.parametrize("n_blocks", [1, 3, 50])
 def test_blocks_hold_every_rating_once(spark: SparkSession, side: Side, n_blocks: int) -> None:
     ratings, expected = random_ratings(spark)
-    blocks = dict(blocks_from_arrow(rating_blocks(ratings.repartition(4), side, n_blocks).toArrow().to_batches()))
+    blocks = blocks_of(ratings.repartition(4), side, n_blocks)
     found = []
     for number, block in blocks.items():
         assert (block.row_index % n_blocks == number).all()
@@ -52,9 +64,7 @@ def test_blocks_hold_every_rating_once(spark: SparkSession, side: Side, n_blocks
 
 def test_blocks_are_canonical_whatever_the_partitions(spark: SparkSession) -> None:
     ratings, _ = random_ratings(spark)
-    first, second = (
-        dict(blocks_from_arrow(rating_blocks(ratings.repartition(n), USERS, 3).toArrow().to_batches())) for n in (1, 6)
-    )
+    first, second = (blocks_of(ratings.repartition(n), USERS, 3) for n in (1, 6))
     assert first.keys() == second.keys()
     for number, block in first.items():
         for name in ("row_index", "indptr", "column_index", "values"):
@@ -71,7 +81,7 @@ def test_each_placement_goes_to_its_own_partition(spark: SparkSession, n: int) -
 
 def test_arrow_round_trip_is_exact() -> None:
     block = build_csr_block(np.array([5, 1, 5]), np.array([2, 9, 0]), np.array([0.1, -2, np.pi], np.float32))
-    number, copy = next(blocks_from_arrow(iter([block_to_arrow(3, block)])))
+    number, copy = next(blocks_from_arrow(iter([block_to_arrow(ITEMS, 3, block)])))
     assert number == 3
     for name in ("row_index", "indptr", "column_index", "values"):
         np.testing.assert_array_equal(getattr(copy, name), getattr(block, name))

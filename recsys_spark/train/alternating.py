@@ -28,7 +28,7 @@ from recsys_spark.train.observations import Observations, observations
 from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.route import RouteExchange
 from recsys_spark.train.route_blocks import RouteSettings
-from recsys_spark.train.side_blocks import SideBlocks
+from recsys_spark.train.side_blocks import SideBlocks, block_ratings
 from recsys_spark.train.training_plan import (
     measured_footprint,
     plan_training,
@@ -123,7 +123,7 @@ def fit_factors(
 
     Notes
     -----
-    Two shuffles in all, one per side's blocks. Per half-iteration of the ``replicate`` exchange, the fixed side
+    One shuffle in all, of both sides' blocks. Per half-iteration of the ``replicate`` exchange, the fixed side
     is broadcast and the solved side comes to the driver: (n_users + n_items) * width * 4 bytes each way per
     iteration. For ``route`` see ``RouteExchange``.
     """
@@ -135,11 +135,8 @@ def fit_factors(
     width = config.rank + config.uses_biases
     n_blocks = config.n_blocks or choose_n_blocks(limits.cores, given.n, max(n_users, n_items), width)
     started = time.monotonic()
-    sides: list[SideBlocks] = []
+    users, items = block_ratings(training, n_users, n_items, n_blocks)
     try:
-        for side, n_rows in ((USERS, n_users), (ITEMS, n_items)):
-            sides.append(SideBlocks(training, side, n_rows, n_blocks))
-        users, items = sides
         blocking_seconds = time.monotonic() - started
         progress.say(f"{title}: {given.n:,} ratings in 2 x {n_blocks} blocks after {blocking_seconds:.1f} s")
         weighted = "weight" in training.columns
@@ -164,7 +161,7 @@ def fit_factors(
         actual = measured_footprint(exchange.sizes, peak_memory(), blocking_seconds, state.iteration_seconds)
         return replace(model, plan=plan, footprint=actual)
     finally:
-        for blocks in sides:
+        for blocks in (users, items):
             blocks.release()
 
 
