@@ -37,13 +37,11 @@ import numpy.typing as npt
 from recsys_spark.kernels.csr_block import CsrBlock, build_csr_block, split_by_block
 from recsys_spark.kernels.degree_ladder import padded_lengths
 from recsys_spark.kernels.fixed_side import FixedSide
-from recsys_spark.kernels.method_choice import Method, choose_methods
+from recsys_spark.kernels.method_choice import MAX_BATCH_FLOATS, Method, choose_methods
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
 
 Float32Array = npt.NDArray[np.float32]
 
-# As many float32 numbers as the kernel gathers at once.
-_GATHERED_FLOATS = 1 << 18
 _GEMM_ORDER = 1024
 _GEMM_SECONDS = 1.0
 
@@ -147,7 +145,7 @@ def measure(pool: ProcessPoolExecutor, halves: list[HalfIterationWork], cores: i
 
 def gather_seconds(block: CsrBlock, fixed: FixedSide) -> float:
     """Time the gathering of every observation's fixed vector, in the order and the portions of the kernel."""
-    per_portion = max(1, _GATHERED_FLOATS // fixed.width)
+    per_portion = max(1, MAX_BATCH_FLOATS // fixed.width)
     buffer = np.empty((per_portion, fixed.width), np.float32)
     columns = block.column_index.astype(np.intp)
     started = time.perf_counter()
