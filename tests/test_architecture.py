@@ -101,7 +101,9 @@ def test_tests_mirror_the_package() -> None:
 
 WORKER_MODULES = (
     "recsys_spark.rating_blocks",
+    "recsys_spark.train.block_work",
     "recsys_spark.train.half_iteration",
+    "recsys_spark.train.hot_pieces",
     "recsys_spark.train.route",
     "recsys_spark.train.side_blocks",
     "recsys_spark.recommend.lists",

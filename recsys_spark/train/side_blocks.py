@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 
 from recsys_spark.kernels.arrays import BoolArray, Int32Array
-from recsys_spark.rating_blocks import BLOCK_SCHEMA, Side, block_to_arrow, blocks_from_arrow, rating_blocks
-from recsys_spark.train.local_copies import remove_copies, save_copy
+from recsys_spark.kernels.hot_rows import find_hot_rows
+from recsys_spark.rating_blocks import BLOCK_SCHEMA, Side, rating_blocks
+from recsys_spark.train.block_work import keep_copies
+from recsys_spark.train.hot_pieces import HotPieces
+from recsys_spark.train.local_copies import remove_copies
 
 
 class SideBlocks:
@@ -30,7 +31,8 @@ class SideBlocks:
 
     Notes
     -----
-    Building is one shuffle (see ``rating_blocks``); the driver receives the degrees.
+    Building is one shuffle (see ``rating_blocks``); the driver receives the degrees. The ratings of hot rows are
+    shuffled once more, see ``HotPieces``: they stay in their blocks, but are solved from the pieces.
     """
 
     def __init__(self, ratings: DataFrame, side: Side, n_rows: int, n_blocks: int) -> None:
@@ -47,6 +49,8 @@ class SideBlocks:
                 self.degrees[np.frombuffer(rows.as_buffer(), np.int32)] = np.diff(
                     np.frombuffer(starts.as_buffer(), np.int64)
                 )
+        hot = find_hot_rows(self.degrees)
+        self.hot = HotPieces(ratings, side, hot, n_blocks) if len(hot.rows) else None
 
     @property
     def is_trained(self) -> BoolArray:
@@ -57,10 +61,5 @@ class SideBlocks:
         """Drop the cached blocks and this machine's copies."""
         self.frame.unpersist()
         remove_copies(self.copies)
-
-
-def keep_copies(batches: Iterator[pa.RecordBatch], copies: str) -> Iterator[pa.RecordBatch]:
-    """Worker: pass blocks on, leaving a copy of each on this machine."""
-    for number, block in blocks_from_arrow(batches):
-        save_copy(copies, number, block)
-        yield block_to_arrow(number, block)
+        if self.hot is not None:
+            self.hot.release()
