@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from recsys_spark.kernels.solve_rows import RowProblem
+from recsys_spark.rating_blocks import Side
 from recsys_spark.train.half_iteration import half_iteration_input, solve_side
 from recsys_spark.train.model import Vectors
 from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
+from recsys_spark.train.simultaneous import step_both_sides
 
 
 class ReplicateExchange:
@@ -34,3 +36,11 @@ class ReplicateExchange:
         self.sizes.append(sizes)
         self.vectors = self.vectors.with_side(rows.side, solved)
         return shares
+
+    def step_both(self, users: SideBlocks, items: SideBlocks) -> tuple[Shares, dict[Side, float]]:
+        """Take simultaneous gradient steps; return the shares of both sides together, and their penalties."""
+        for _ in range(self._problem.gradient_steps):
+            step = step_both_sides(self.vectors, users, items, self._constant, self._problem)
+            self.sizes += step.sizes
+            self.vectors = step.vectors
+        return Shares(step.observed, step.unobserved, sum(step.penalties.values())), step.penalties

@@ -118,6 +118,10 @@ class RouteExchange:
             self._storage.remove(before)
         return shares
 
+    def step_both(self, users: SideBlocks, items: SideBlocks) -> tuple[Shares, dict[Side, float]]:
+        """Simultaneous steps need both sides' vectors on the driver; the configuration refuses them here."""
+        raise RecsysError("simultaneous updates cannot be routed", remedy="set train.exchange: replicate")
+
     def vectors(self, side: Side, n_rows: int, width: int) -> Float32Array:
         """Collect a side's vectors on the driver, float32 (n_rows, width)."""
         vectors = np.zeros((n_rows, width), np.float32)
