@@ -147,8 +147,15 @@ class TrainConfig(_Section):
         description="stop when an iteration lowers the objective by less than this share",
     )
     solver: Literal["auto", "cholesky", "dual", "cg", "subspace", "gradient"] = "auto"
+    updates: Literal["alternating", "simultaneous"] = Field(
+        default="alternating",
+        description="alternating: one side is solved after the other; simultaneous, for solver: gradient: all rows of "
+        "both sides step from the same old values",
+    )
     cg_steps: int = Field(default=3, ge=1, le=1000)
-    gradient_steps: int = Field(default=5, ge=1, le=100_000, description="per row and half-iteration")
+    gradient_steps: int = Field(
+        default=5, ge=1, le=100_000, description="per row and half-iteration; simultaneous: per iteration"
+    )
     newton_steps: int = Field(default=2, ge=1, le=1000, description="logistic: per row and half-iteration")
     validation_share: float = Field(
         default=0.0,
@@ -190,6 +197,10 @@ class TrainConfig(_Section):
             raise ValueError("validation_share is for loss: squared without unobserved_weight, and loss: logistic")
         if self.exchange == "route" and (self.validation_share > 0 or self.warm_start):
             raise ValueError("validation_share and warm_start need exchange: replicate")
+        if self.updates == "simultaneous" and self.solver != "gradient":
+            raise ValueError("updates: simultaneous is for solver: gradient")
+        if self.updates == "simultaneous" and self.exchange == "route":
+            raise ValueError("updates: simultaneous needs exchange: replicate")
         if self.nonnegative and self.solver not in ("auto", "cholesky"):
             raise ValueError("nonnegative needs solver: auto or cholesky")
         return self

@@ -75,14 +75,18 @@ def choose_n_blocks(cores: int, n_ratings: int, n_rows: int = 0, width: int = 0)
 
 
 def rating_blocks(
-    ratings: DataFrame, n_blocks: int, assemble: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+    ratings: DataFrame,
+    sides: tuple[Side, ...],
+    n_blocks: int,
+    assemble: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
 ) -> DataFrame:
-    """Cut ratings into blocks of users and blocks of items; row ``r`` of a side is in its block ``r % n_blocks``.
+    """Cut ratings into blocks of users, of items, or of both; row ``r`` of a side is in its block ``r % n_blocks``.
 
     Parameters
     ----------
     ratings : DataFrame
         ``user_index int, item_index int, rating float``, optionally ``weight float``; each pair once.
+    sides : tuple of Side
     n_blocks : int
         Of each side.
     assemble : callable
@@ -96,16 +100,16 @@ def rating_blocks(
 
     Notes
     -----
-    One shuffle for both sides, of byte strings: 24 bytes per rating, 32 with weights, in as many records as there are
-    pairs of map partition and block. Ratings go from the JVM to Python once, which costs as much as a shuffle of
-    them. Nothing but one small lookup table reaches the driver.
+    One shuffle for all sides, of byte strings: 12 bytes per rating and side, 16 with weights, in as many records as
+    there are pairs of map partition and block. Ratings go from the JVM to Python once, which costs as much as a
+    shuffle of them. Nothing but one small lookup table reaches the driver.
     """
-    places = placements(ratings.sparkSession, 2 * n_blocks)
-    split = partial(split_observations, n_blocks=n_blocks, placements=places)
+    places = placements(ratings.sparkSession, len(sides) * n_blocks)
+    split = partial(split_observations, sides=sides, n_blocks=n_blocks, placements=places)
     return (
         ratings.select(USERS.rows, ITEMS.rows, "rating", *(["weight"] if "weight" in ratings.columns else []))
         .mapInArrow(split, _PIECE_SCHEMA)
-        .repartition(2 * n_blocks, "placement")
+        .repartition(len(sides) * n_blocks, "placement")
         .mapInArrow(assemble, BLOCK_SCHEMA)
     )
 
@@ -133,7 +137,7 @@ def placements(spark: SparkSession, n_partitions: int) -> tuple[int, ...]:
 
 
 def split_observations(
-    batches: Iterator[pa.RecordBatch], n_blocks: int, placements: tuple[int, ...]
+    batches: Iterator[pa.RecordBatch], sides: tuple[Side, ...], n_blocks: int, placements: tuple[int, ...]
 ) -> Iterator[pa.RecordBatch]:
     """Worker: (user, item, rating) -> one piece of bytes per side and block, for every few million rows."""
     held: list[pa.RecordBatch] = []
@@ -142,22 +146,25 @@ def split_observations(
         held.append(batch)
         n_held += batch.num_rows
         if n_held >= OBSERVATIONS_PER_SPLIT:
-            yield from _pieces(held, n_blocks, placements)
+            yield from _pieces(held, sides, n_blocks, placements)
             held, n_held = [], 0
     if n_held:
-        yield from _pieces(held, n_blocks, placements)
+        yield from _pieces(held, sides, n_blocks, placements)
 
 
-def _pieces(held: list[pa.RecordBatch], n_blocks: int, placements: tuple[int, ...]) -> Iterator[pa.RecordBatch]:
+def _pieces(
+    held: list[pa.RecordBatch], sides: tuple[Side, ...], n_blocks: int, placements: tuple[int, ...]
+) -> Iterator[pa.RecordBatch]:
     table = pa.Table.from_batches(held)
     users, items, *values = (column.to_numpy() for column in table.itercolumns())
-    yield _pieces_of_side(USERS, (users, items, *values), n_blocks, placements)
-    yield _pieces_of_side(ITEMS, (items, users, *values), n_blocks, placements)
+    for number, side in enumerate(sides):
+        places = placements[number * n_blocks : (number + 1) * n_blocks]
+        pair = (users, items) if side == USERS else (items, users)
+        yield _pieces_of_side(side, (*pair, *values), places)
 
 
-def _pieces_of_side(
-    side: Side, arrays: tuple[npt.NDArray[Any], ...], n_blocks: int, placements: tuple[int, ...]
-) -> pa.RecordBatch:
+def _pieces_of_side(side: Side, arrays: tuple[npt.NDArray[Any], ...], placements: tuple[int, ...]) -> pa.RecordBatch:
+    n_blocks = len(placements)
     order, bounds = split_by_block(arrays[0], n_blocks)
     filled = [block for block in range(n_blocks) if bounds[block] < bounds[block + 1]]
     cut = [slice(bounds[block], bounds[block + 1]) for block in filled]
@@ -170,7 +177,7 @@ def _pieces_of_side(
     pieces += [pa.nulls(len(cut), pa.binary())] * (len(_PIECE_ARRAYS) - len(pieces))
     return pa.RecordBatch.from_arrays(
         [
-            pa.array([placements[side.number * n_blocks + block] for block in filled], pa.int32()),
+            pa.array([placements[block] for block in filled], pa.int32()),
             pa.array([side.number] * len(filled), pa.int32()),
             pa.array(filled, pa.int32()),
             *pieces,

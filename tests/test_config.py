@@ -50,6 +50,11 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
         ({"train": {"loss": "logistic", "unobserved_weight": 0.1}}, "unobserved_weight is for loss: squared"),
         ({"train": {"positive_threshold": 4.0}}, "positive_threshold is for loss: implicit"),
         ({"train": {"nonnegative": True, "solver": "cg"}}, "nonnegative needs solver: auto or cholesky"),
+        ({"train": {"updates": "simultaneous"}}, "updates: simultaneous is for solver: gradient"),
+        (
+            {"train": {"updates": "simultaneous", "solver": "gradient", "exchange": "route"}},
+            "updates: simultaneous needs exchange: replicate",
+        ),
         ({"train": {"loss": "implicit", "rank": 0}}, "rank 0 needs biases: true"),
         ({"train": {"half_life_days": 30.0}}, "half_life_days needs input.columns.timestamp"),
         ({"train": {"solver": "lu"}}, "'cg', 'subspace' or 'gradient'"),

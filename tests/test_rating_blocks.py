@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from recsys_spark.kernels.csr_block import CsrBlock, build_csr_block
 from recsys_spark.rating_blocks import (
     ITEMS,
+    SIDES,
     USERS,
     Side,
     assemble_blocks,
@@ -41,7 +42,7 @@ def to_arrow(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def blocks_of(ratings: DataFrame, side: Side, n_blocks: int) -> dict[int, CsrBlock]:
-    both = rating_blocks(ratings, n_blocks, to_arrow)
+    both = rating_blocks(ratings, SIDES, n_blocks, to_arrow)
     return dict(blocks_from_arrow(both.where(F.col("side") == side.number).toArrow().to_batches()))
 
 

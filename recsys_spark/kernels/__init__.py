@@ -11,6 +11,9 @@ In the order of use:
 * `fixed_side`: the other side's vectors, prepared for solving rows.
 * `solve_rows`: one half-iteration of a block; `degree_ladder`, `row_batch`, `normal_equations`, `dual` and
   `conjugate_gradient` are its parts.
+* `hot_rows`: rows that hold a large part of all observations, cut into pieces; `hot_sums` adds them up exactly,
+  `hot_solutions` solves them.
+* `joint_step`: how far to go when both sides take gradient steps at once.
 * `pair_scores`, `top_n`: scores of given pairs; the best unseen columns of every row.
 * `ranking_metrics`: how good those lists are.
 

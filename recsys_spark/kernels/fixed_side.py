@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recsys_spark.errors import ShapeError
-from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array
-from recsys_spark.kernels.objective import Regularization
+from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, IntArray
+from recsys_spark.kernels.objective import Regularization, Ridge, row_penalties
 
 # Rotated in stacks of this many rows: every product has one shape, so that a row's result is its own.
 _ROWS_PER_ROTATION = 256
@@ -209,3 +209,30 @@ def rotate(vectors: Float32Array, transform: Float64Array) -> Float32Array:
     stacks = padded.reshape(n_stacks, _ROWS_PER_ROTATION, width)
     rotated: Float32Array = np.matmul(stacks, transform.T.astype(np.float32)).reshape(-1, width)
     return rotated[:n_rows]
+
+
+def penalties_in_basis(
+    degrees: IntArray, width: int, regularization: Regularization, pairs: AllPairs | None
+) -> Float64Array:
+    """Return each row's penalties, as `row_penalties` does, in the basis of a term of all pairs if there is one."""
+    if pairs is None:
+        return row_penalties(degrees, width, regularization)
+    return row_penalties(degrees, width, pairs.regularization_in_basis(regularization), pairs.degree)
+
+
+def ridge_of(penalties: Float64Array, pairs: AllPairs | None) -> Ridge:
+    """Return what stands beside the observations of rows with penalties of shape (n_rows, width)."""
+    if pairs is None:
+        return Ridge(penalties)
+    return Ridge(penalties + pairs.curvature, pairs.pull, pairs.matrix)
+
+
+def all_pairs_term(vectors: Float32Array, pairs: AllPairs | None) -> Float64Array:
+    """Evaluate the term of all pairs for row vectors in its basis: float64 array of shape (n_rows,)."""
+    if pairs is None:
+        return np.zeros(len(vectors))
+    wide = vectors.astype(np.float64)
+    bent = wide * pairs.curvature
+    if pairs.matrix is not None:
+        bent += np.matmul(pairs.matrix, wide[:, :, None])[:, :, 0]
+    return np.asarray(((bent - 2.0 * pairs.pull) * wide).sum(axis=1) + pairs.constant)

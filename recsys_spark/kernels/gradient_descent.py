@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from recsys_spark.kernels.arrays import Float32Array, Float64Array
+from recsys_spark.kernels.normal_equations import NormalEquations
 from recsys_spark.kernels.objective import Ridge
 
 HalfGradient = Callable[[Float64Array], Float64Array]
@@ -56,3 +57,15 @@ def solve_gradient(
         ahead = np.where(points_uphill[:, None], moved, moved + momentum * (moved - vectors))
         vectors = moved
     return vectors
+
+
+def solve_gradient_formed(equations: NormalEquations, ridge: Ridge, start: Float32Array, steps: int) -> Float64Array:
+    """Take the same steps on normal equations that were formed already."""
+    matrices, moments = equations.gramian, equations.moment
+
+    def half_gradient(vectors: Float64Array) -> Float64Array:
+        bent = np.matmul(matrices, vectors[:, :, None])[:, :, 0]
+        return np.asarray(bent - moments + ridge.half_gradient(vectors))
+
+    # The trace is the sum of w_j |z_j|**2.
+    return solve_gradient(half_gradient, np.trace(matrices, axis1=1, axis2=2), ridge, start, steps)

@@ -30,7 +30,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from recsys_spark.errors import ShapeError
-from recsys_spark.kernels.arrays import Float32Array, Float64Array
+from recsys_spark.kernels.arrays import Float32Array, Float64Array, FloatArray
 
 LossName = Literal["squared", "implicit", "ials", "logistic"]
 
@@ -132,13 +132,13 @@ def sigmoid(scores: Float32Array) -> Float32Array:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scores)), dtype=np.float32)
 
 
-def observed_loss(loss: Loss, values: Float32Array, weights: Float32Array | None, scores: Float32Array) -> Float64Array:
+def observed_loss(loss: Loss, values: Float32Array, weights: Float32Array | None, scores: FloatArray) -> Float64Array:
     """Return what each observation adds to the objective.
 
     Parameters
     ----------
     loss : Loss
-    values, weights, scores : float32 arrays of one shape
+    values, weights, scores : float arrays of one shape
         Weights None: all ones.
 
     Returns

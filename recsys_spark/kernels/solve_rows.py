@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recsys_spark.errors import NumericalError, ShapeError
-from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int64Array
+from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from recsys_spark.kernels.conjugate_gradient import solve_conjugate_gradient, solve_conjugate_gradient_formed
 from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.kernels.degree_ladder import LengthBatch, padded_lengths, plan_batches
 from recsys_spark.kernels.dual import solve_dual
-from recsys_spark.kernels.fixed_side import AllPairs, FixedSide, rotate
-from recsys_spark.kernels.gradient_descent import HalfGradient, solve_gradient
+from recsys_spark.kernels.fixed_side import FixedSide, all_pairs_term, penalties_in_basis, ridge_of, rotate
+from recsys_spark.kernels.gradient_descent import HalfGradient, solve_gradient, solve_gradient_formed
 from recsys_spark.kernels.losses import SQUARED, Loss
 from recsys_spark.kernels.method_choice import MAX_BATCH_FLOATS, Method, Solver, choose_methods, working_floats
 from recsys_spark.kernels.nonnegative import solve_nonnegative
@@ -21,7 +21,7 @@ from recsys_spark.kernels.normal_equations import (
     form_normal_equations,
     solve_normal_equations,
 )
-from recsys_spark.kernels.objective import Regularization, Ridge, penalty, row_penalties
+from recsys_spark.kernels.objective import Regularization, Ridge, penalty
 from recsys_spark.kernels.row_batch import BatchGatherer, RowBatch, WeightedRows, predict
 from recsys_spark.kernels.subspace import solve_subspace, solve_subspace_formed
 
@@ -88,7 +88,11 @@ class RowSolution:
 
 
 def solve_rows(
-    block: CsrBlock, fixed: FixedSide, problem: RowProblem, start: Float32Array | None = None
+    block: CsrBlock,
+    fixed: FixedSide,
+    problem: RowProblem,
+    start: Float32Array | None = None,
+    left_out: BoolArray | None = None,
 ) -> RowSolution:
     """Minimise the objective over each row of a block.
 
@@ -105,11 +109,13 @@ def solve_rows(
     start : float32 array of shape (n_rows, width), optional
         Rows of the last iteration, for the methods that go on from there; zeros if not given. Not changed.
         No method returns a row with a higher objective than its start.
+    left_out : bool array of shape (n_rows,), optional
+        Rows that are not solved here, see ``hot_rows``.
 
     Returns
     -------
     RowSolution
-        Of zero rows for an empty block; a row without observations is zero.
+        Of zero rows for an empty block; a row that has no observations or is left out is zero.
 
     Raises
     ------
@@ -134,7 +140,7 @@ def solve_rows(
     )
     task = _Task(block, fixed, problem, start)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for plan in _plan(block, fixed, problem, has_start=start is not None):
+        for plan in _plan(block, fixed, problem, left_out, has_start=start is not None):
             solved = task.solve(plan)
             for name in ("vectors", "observed", "unobserved", "penalty"):
                 getattr(solution, name)[plan.rows] = getattr(solved, name)
@@ -156,8 +162,8 @@ class _Task:
             start = rotate(start, fixed.all_pairs.to_basis)
         self._start = start
         self._width = fixed.width
-        self._penalties = _penalties(block, fixed, problem.regularization)
-        self._ridge = _ridge(self._penalties, fixed.all_pairs)
+        self._penalties = penalties_in_basis(block.degrees, fixed.width, problem.regularization, fixed.all_pairs)
+        self._ridge = ridge_of(self._penalties, fixed.all_pairs)
 
     def solve(self, plan: LengthBatch) -> RowSolution:
         """Solve one batch and return its rows in the basis of the fixed side."""
@@ -169,14 +175,14 @@ class _Task:
             narrow = vectors.astype(np.float32, copy=False)
             observed = rows.observed_loss(narrow, predictions)
             penalties = penalty(narrow, self._penalties[plan.rows])
-            return RowSolution(narrow, observed, _of_all_pairs(narrow, self._all_pairs), penalties)
+            return RowSolution(narrow, observed, all_pairs_term(narrow, self._all_pairs), penalties)
 
         if plan.method in (Method.DUAL, Method.DIRECT) and self._problem.loss.is_quadratic:
             return score(self._solve_quadratic(rows, plan, ridge, start, None))
         if self._problem.loss.is_quadratic or plan.method == Method.GRADIENT:
             predictions = rows.predict(start)
             solved = score(self._solve_quadratic(rows, plan, ridge, start, predictions))
-            return _better(score(start, predictions), solved)
+            return better_of(score(start, predictions), solved)
         return self._newton(rows, plan, ridge, score(start), score)
 
     def _newton(
@@ -216,7 +222,7 @@ class _Task:
             steps = self._problem.gradient_steps
             return solve_gradient(rows.half_gradient(ridge), rows.steepest(), ridge, start, steps)
         if rows.is_sliced or method in (Method.DIRECT, Method.NONNEGATIVE):
-            return self._solve_formed(rows.equations(start, predictions), method, ridge, start)
+            return solve_formed(rows.equations(start, predictions), method, ridge, start, self._problem)
         quadratic = rows.quadratic(predictions)
         if method == Method.DUAL:
             return solve_dual(quadratic, ridge)
@@ -225,20 +231,26 @@ class _Task:
             return solve_conjugate_gradient(quadratic, ridge, start, predictions, self._problem.cg_steps)
         return solve_subspace(quadratic, ridge, start, predictions)
 
-    def _solve_formed(self, equations: NormalEquations, method: int, ridge: Ridge, start: Float32Array) -> Float64Array:
-        if method == Method.CG:
-            return solve_conjugate_gradient_formed(equations, ridge, start, self._problem.cg_steps)
-        if method == Method.SUBSPACE:
-            return solve_subspace_formed(equations, ridge, start)
-        if method == Method.NONNEGATIVE:
-            n_factors = self._width - self._problem.regularization.biases
-            return solve_nonnegative(equations, ridge, start, n_factors)
-        return solve_normal_equations(equations, ridge)
-
     def _starts(self, rows: Int64Array) -> Float32Array:
         if self._start is None:
             return np.zeros((len(rows), self._width), dtype=np.float32)
         return self._start[rows]
+
+
+def solve_formed(
+    equations: NormalEquations, method: int, ridge: Ridge, start: Float32Array, problem: RowProblem
+) -> Float64Array:
+    """Solve rows from their normal equations, which are OVERWRITTEN; methods not listed here solve them exactly."""
+    if method == Method.CG:
+        return solve_conjugate_gradient_formed(equations, ridge, start, problem.cg_steps)
+    if method == Method.SUBSPACE:
+        return solve_subspace_formed(equations, ridge, start)
+    if method == Method.GRADIENT:
+        return solve_gradient_formed(equations, ridge, start, problem.gradient_steps)
+    if method == Method.NONNEGATIVE:
+        n_factors = start.shape[1] - problem.regularization.biases
+        return solve_nonnegative(equations, ridge, start, n_factors)
+    return solve_normal_equations(equations, ridge)
 
 
 class _Rows:
@@ -298,9 +310,11 @@ class _Rows:
         return np.asarray(sum(part.steepest() for part in self._slices()))
 
 
-def _plan(block: CsrBlock, fixed: FixedSide, problem: RowProblem, *, has_start: bool) -> Iterator[LengthBatch]:
-    """Batches of the rows that have observations; the others stay zero."""
-    rows = np.flatnonzero(block.degrees)
+def _plan(
+    block: CsrBlock, fixed: FixedSide, problem: RowProblem, left_out: BoolArray | None, *, has_start: bool
+) -> Iterator[LengthBatch]:
+    """Batches of the rows that have observations and are not left out; the others stay zero."""
+    rows = np.flatnonzero(block.degrees if left_out is None else np.where(left_out, 0, block.degrees))
     lengths = padded_lengths(block.degrees[rows])
     methods = choose_methods(
         lengths,
@@ -315,41 +329,13 @@ def _plan(block: CsrBlock, fixed: FixedSide, problem: RowProblem, *, has_start: 
     return plan_batches(rows, lengths, methods, floats, MAX_BATCH_FLOATS)
 
 
-def _penalties(block: CsrBlock, fixed: FixedSide, regularization: Regularization) -> Float64Array:
-    """Return each row's penalties in the basis of the fixed side, where all entries have the factors' penalty."""
-    pairs = fixed.all_pairs
-    if pairs is None:
-        return row_penalties(block.degrees, fixed.width, regularization)
-    scaling = pairs.regularization_in_basis(regularization)
-    return row_penalties(block.degrees, fixed.width, scaling, pairs.degree)
-
-
-def _ridge(penalties: Float64Array, pairs: AllPairs | None) -> Ridge:
-    if pairs is None:
-        return Ridge(penalties)
-    return Ridge(penalties + pairs.curvature, pairs.pull, pairs.matrix)
-
-
-def _of_all_pairs(vectors: Float32Array, pairs: AllPairs | None) -> Float64Array:
-    """Evaluate the term of all pairs for each row."""
-    if pairs is None:
-        return np.zeros(len(vectors))
-    wide = vectors.astype(np.float64)
-    bent = wide * pairs.curvature
-    if pairs.matrix is not None:
-        bent += np.matmul(pairs.matrix, wide[:, :, None])[:, :, 0]
-    return np.asarray(((bent - 2.0 * pairs.pull) * wide).sum(axis=1) + pairs.constant)
-
-
-def _better(before: RowSolution, after: RowSolution) -> RowSolution:
+def better_of(before: RowSolution, after: RowSolution) -> RowSolution:
     """Keep rows whose objective would rise where they started."""
     has_risen = before.objective < after.objective
     return _choose(has_risen, before, after) if has_risen.any() else after
 
 
-def _choose(
-    where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], one: RowSolution, other: RowSolution
-) -> RowSolution:
+def _choose(where: BoolArray, one: RowSolution, other: RowSolution) -> RowSolution:
     return RowSolution(
         np.where(where[:, None], one.vectors, other.vectors),
         np.where(where, one.observed, other.observed),

@@ -10,6 +10,7 @@ import numpy as np
 
 from recsys_spark.kernels.arrays import Float64Array, Int64Array, IntArray
 from recsys_spark.kernels.degree_ladder import possible_lengths
+from recsys_spark.kernels.hot_rows import find_hot_rows
 from recsys_spark.kernels.method_choice import (
     MAX_BATCH_FLOATS,
     Method,
@@ -21,6 +22,8 @@ from recsys_spark.kernels.solve_rows import RowProblem
 
 # Per entry of a block's rows: start, solution and its penalty in float64, then the copies on their way out.
 _BYTES_PER_SOLVED_ENTRY = 24
+# Normal equations in double precision, beside those in single precision.
+_COST_OF_EXACT_SUMS = 1.5
 # A batch, and what a step makes of it: weighted and transposed copies, residuals, systems.
 _COPIES_OF_BATCH = 4
 
@@ -51,6 +54,12 @@ class SideCost:
         Held by a worker while it solves a block, besides its interpreter.
     working_bytes : int
         The part of it that a smaller rank would not lower: the block, and a batch of its rows.
+    n_split : int
+        Rows that are split over all blocks, see ``hot_rows``.
+    split_bytes : int
+        The largest block of their pieces.
+    sums_bytes : int
+        What a task returns of them; part of ``returned_bytes``, once per task.
     """
 
     n_rows: int
@@ -65,6 +74,9 @@ class SideCost:
     returned_bytes: int
     solving_bytes: int
     working_bytes: int
+    n_split: int
+    split_bytes: int
+    sums_bytes: int
 
 
 def side_cost(
@@ -108,13 +120,27 @@ def side_cost(
     lengths = possible_lengths(int(degrees.max(initial=0)))
     rungs = np.searchsorted(lengths, degrees)
     nanoseconds, methods, largest_batch = _by_length(lengths, width, problem, has_start)
-    nanoseconds_of_blocks = _sum_by_block(nanoseconds[rungs], n_blocks)
+    hot = find_hot_rows(degrees)
+    n_pieces = int(hot.first_pieces[-1])
+    nanoseconds_of_rows = nanoseconds[rungs]
+    shared_out = _COST_OF_EXACT_SUMS * float(nanoseconds_of_rows[hot.rows].sum()) / n_blocks
+    nanoseconds_of_rows[hot.rows] = 0.0
+    nanoseconds_of_blocks = _sum_by_block(nanoseconds_of_rows, n_blocks) + shared_out
     rows_of_blocks = _sum_by_block((degrees > 0).astype(np.int64), n_blocks)
     bytes_of_blocks = block_bytes(rows_of_blocks, _sum_by_block(degrees.astype(np.int64), n_blocks), weighted=weighted)
     core_seconds = float(nanoseconds_of_blocks.sum()) / 1e9
     n_trained, most_rows = int(rows_of_blocks.sum()), int(rows_of_blocks.max())
     broadcast = _broadcast_bytes(n_fixed, len(degrees), width, problem, has_start)
-    working = int(bytes_of_blocks.max()) + _COPIES_OF_BATCH * 4 * largest_batch
+    pieces_of_block = -(-n_pieces // n_blocks)
+    split_bytes = int(
+        block_bytes(
+            np.array([pieces_of_block]),
+            np.array([pieces_of_block * int(hot.degrees.sum()) // max(1, n_pieces)]),
+            weighted=weighted,
+        )[0]
+    )
+    sums_bytes = len(hot.rows) * (width + 1) * (width + 2) // 2 * 8
+    working = int(bytes_of_blocks.max()) + (split_bytes if n_pieces else 0) + _COPIES_OF_BATCH * 4 * largest_batch
     return SideCost(
         n_rows=len(degrees),
         n_trained=n_trained,
@@ -125,9 +151,12 @@ def side_cost(
         largest_block_bytes=int(bytes_of_blocks.max()),
         largest_vectors_bytes=most_rows * width * 4,
         broadcast_bytes=broadcast,
-        returned_bytes=n_trained * (width * 4 + 4),
-        solving_bytes=broadcast + working + most_rows * width * _BYTES_PER_SOLVED_ENTRY,
+        returned_bytes=n_trained * (width * 4 + 4) + min(n_blocks, n_pieces) * sums_bytes,
+        solving_bytes=broadcast + working + most_rows * width * _BYTES_PER_SOLVED_ENTRY + 2 * sums_bytes,
         working_bytes=working,
+        n_split=len(hot.rows),
+        split_bytes=split_bytes if n_pieces else 0,
+        sums_bytes=sums_bytes,
     )
 
 

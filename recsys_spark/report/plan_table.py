@@ -31,6 +31,7 @@ def _by_side(plan: TrainingPlan) -> Grid:
     rows = {
         "rows": [f"{side.n_rows:,}" for side in sides],
         "rows with ratings": [f"{side.n_trained:,}" for side in sides],
+        "rows split over all blocks": [f"{side.n_split:,}" for side in sides],
         "solved by": [describe_methods(side) for side in sides],
         "kernel time on one core": [f"{side.core_seconds:.1f} s" for side in sides],
         "largest block": [human_size(side.largest_block_bytes) for side in sides],

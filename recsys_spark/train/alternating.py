@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from recsys_spark.train.checkpoints import (
 )
 from recsys_spark.train.half_iteration import peak_memory, row_problem
 from recsys_spark.train.loop_state import LoopState, first_vectors, penalty_of
-from recsys_spark.train.model import Factorization, Vectors
+from recsys_spark.train.model import Factorization, HalfIteration, Vectors
 from recsys_spark.train.observations import Observations, observations
 from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.route import RouteExchange
@@ -153,12 +154,15 @@ def fit_factors(
         iterate = _Iterations(config, state, _validation(held_back, config, given.constant), progress, title)
         if isinstance(exchange, ReplicateExchange) and continuation.checkpoints is not None:
             iterate.keep_checkpoints(continuation, exchange, training)
-        with progress.steps(title, 2 * config.iterations) as steps:
+        with progress.steps(title, iterate.parts * config.iterations) as steps:
             iterate.run(users, items, steps)
         model = _model(exchange, iterate, given, users, items, config, blocking_seconds)
         if isinstance(exchange, RouteExchange):
             return _with_routed(model, exchange, collect=continuation.collect)
-        actual = measured_footprint(exchange.sizes, peak_memory(), blocking_seconds, state.iteration_seconds)
+        n_jobs = 2 if config.updates == "alternating" else 3 * config.gradient_steps
+        actual = measured_footprint(
+            exchange.sizes, peak_memory(), blocking_seconds, state.iteration_seconds, n_jobs=n_jobs
+        )
         return replace(model, plan=plan, footprint=actual)
     finally:
         for blocks in (users, items):
@@ -240,13 +244,24 @@ class _Iterations:
         is_over = False
         while not is_over and self.state.iteration < self._config.iterations:
             iteration = self.state.iteration + 1
-            for rows, fixed in ((users, items), (items, users)):
-                step = self.state.solve(iteration, rows, fixed)
+            for step in self._solve(iteration, users, items):
                 steps.done(f"{step.side}, objective {step.objective:,.6g}", side=step.side, objective=step.objective)
             is_over = self._validate() | self.state.has_converged()
             if self._checkpoints is not None and not is_over:
                 best = self.validation.best if self.validation else None
                 self._checkpoints.save_if_due(self.state, self._exchange.vectors, self._fingerprints, best)
+
+    @property
+    def parts(self) -> int:
+        """Solutions of an iteration: one of each side, or one of both at once."""
+        return 1 if self._config.updates == "simultaneous" else 2
+
+    def _solve(self, iteration: int, users: SideBlocks, items: SideBlocks) -> Iterator[HalfIteration]:
+        if self._config.updates == "simultaneous":
+            yield self.state.step_both(iteration, users, items)
+            return
+        for rows, fixed in ((users, items), (items, users)):
+            yield self.state.solve(iteration, rows, fixed)
 
     def _validate(self) -> bool:
         if self.validation is None:
@@ -270,7 +285,7 @@ class _Iterations:
             for step in self.state.history:
                 if step.validation is not None:
                     self.validation.note(self._exchange.vectors if best is None else best, step.validation)
-        steps.skip(2 * self.state.iteration)
+        steps.skip(self.parts * self.state.iteration)
         self._progress.say(f"{self._title}: goes on after iteration {self.state.iteration}, from {place}")
 
     def _refuse(self, place: str | None, differing: list[str]) -> None:

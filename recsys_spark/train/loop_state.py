@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from recsys_spark.errors import NumericalError, RowError, error_from_worker
+from recsys_spark.errors import NumericalError
 from recsys_spark.kernels.arrays import Float32Array
 from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.kernels.objective import penalty, row_penalties
 from recsys_spark.kernels.solve_rows import RowProblem
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.train.model import HalfIteration, Vectors
+from recsys_spark.train.row_errors import with_row
 from recsys_spark.train.shares import Shares
 from recsys_spark.train.side_blocks import SideBlocks
 
@@ -35,6 +35,9 @@ class Exchange(Protocol):
 
     def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
         """Solve every row of a side against the fixed side, and keep the new vectors."""
+
+    def step_both(self, users: SideBlocks, items: SideBlocks) -> tuple[Shares, dict[Side, float]]:
+        """Take simultaneous gradient steps, where the exchange can; return both sides' shares and penalties."""
 
 
 def first_vectors(config: TrainConfig, users: SideBlocks, items: SideBlocks, known: Vectors | None = None) -> Vectors:
@@ -93,14 +96,23 @@ class LoopState:
         try:
             shares = self.exchange.solve(rows, fixed)
         except Exception as error:
-            raise _with_row(error, iteration, rows.side) from error
+            raise with_row(error, rows.side, f"iteration {iteration}, {rows.side.name}") from error
+        self.penalties[rows.side] = shares.penalty
+        return self._note(iteration, rows.side.name, shares, started)
+
+    def step_both(self, iteration: int, users: SideBlocks, items: SideBlocks) -> HalfIteration:
+        """Move both sides at once and guard the descent."""
+        started = time.monotonic()
+        shares, self.penalties = self.exchange.step_both(users, items)
+        return self._note(iteration, "both", shares, started)
+
+    def _note(self, iteration: int, name: str, shares: Shares, started: float) -> HalfIteration:
         if not math.isfinite(sum(shares)):
             raise NumericalError("the objective is not finite", got=str(shares))
-        self.penalties[rows.side] = shares.penalty
-        both = self.penalties[rows.side] + self.penalties[fixed.side]
+        both = sum(self.penalties.values())
         step = HalfIteration(
             iteration,
-            rows.side.name,
+            name,
             _rounded(shares.observed + shares.unobserved + both),
             _rounded(shares.observed),
             _rounded(shares.unobserved),
@@ -127,10 +139,10 @@ class LoopState:
 
     def has_converged(self) -> bool:
         """Return whether the last whole iteration lowered the objective by less than the tolerance."""
-        if len(self.history) < 4:
+        earlier = [step.objective for step in self.history if step.iteration < self.iteration]
+        if not earlier:
             return False
-        before, now = self.history[-3].objective, self.history[-1].objective
-        return before - now <= self._config.tolerance * before
+        return earlier[-1] - self.history[-1].objective <= self._config.tolerance * earlier[-1]
 
 
 def penalty_of(vectors: Float32Array, rows: SideBlocks, fixed: SideBlocks, problem: RowProblem) -> float:
@@ -143,13 +155,6 @@ def penalty_of(vectors: Float32Array, rows: SideBlocks, fixed: SideBlocks, probl
         penalty(vectors[part], row_penalties(rows.degrees[part], width, regularization, unobserved)) for part in parts
     )
     return math.fsum(itertools.chain.from_iterable(shares))
-
-
-def _with_row(error: Exception, iteration: int, side: Side) -> Exception:
-    """Return the error of a worker as one that says which row of which side it met, or else the error itself."""
-    known = error if isinstance(error, NumericalError) else error_from_worker(str(error))
-    found = re.search(r"first of them row (\d+)", str(known)) if isinstance(known, NumericalError) else None
-    return RowError(f"iteration {iteration}, {side.name}: {known}", side.name, int(found.group(1))) if found else error
 
 
 def _rounded(value: float) -> float:

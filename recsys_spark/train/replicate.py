@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from recsys_spark.kernels.solve_rows import RowProblem
-from recsys_spark.train.half_iteration import HalfIterationInput, needs_start, prepare_fixed, solve_side
+from recsys_spark.rating_blocks import Side
+from recsys_spark.train.half_iteration import half_iteration_input, solve_side
 from recsys_spark.train.model import Vectors
 from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
+from recsys_spark.train.simultaneous import step_both_sides
 
 
 class ReplicateExchange:
@@ -29,12 +31,16 @@ class ReplicateExchange:
 
     def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
         """Solve every row of a side against the fixed side; for shuffles see ``solve_side``."""
-        given = HalfIterationInput(
-            prepare_fixed(self.vectors.of(fixed.side), fixed.is_trained, self._constant, self._problem),
-            self.vectors.of(rows.side) if needs_start(self._problem) else None,
-            self._problem,
-        )
+        given = half_iteration_input(self.vectors, rows, fixed, self._constant, self._problem)
         solved, shares, sizes = solve_side(rows, given)
         self.sizes.append(sizes)
         self.vectors = self.vectors.with_side(rows.side, solved)
         return shares
+
+    def step_both(self, users: SideBlocks, items: SideBlocks) -> tuple[Shares, dict[Side, float]]:
+        """Take simultaneous gradient steps; return the shares of both sides together, and their penalties."""
+        for _ in range(self._problem.gradient_steps):
+            step = step_both_sides(self.vectors, users, items, self._constant, self._problem)
+            self.sizes += step.sizes
+            self.vectors = step.vectors
+        return Shares(step.observed, step.unobserved, sum(step.penalties.values())), step.penalties

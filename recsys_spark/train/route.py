@@ -19,6 +19,7 @@ from recsys_spark.errors import RecsysError
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
 from recsys_spark.kernels.fixed_side import AllPairs, all_pairs
 from recsys_spark.kernels.gramian import ExactSum, gramian_of
+from recsys_spark.kernels.hot_sums import Bounds
 from recsys_spark.rating_blocks import Side, placements
 from recsys_spark.shared_value import shared
 from recsys_spark.storage import Storage, join, literal_path
@@ -92,11 +93,14 @@ class RouteExchange:
         Notes
         -----
         Two shuffles: the fixed side's blocks to where their links are, and the messages to the blocks that are
-        solved. The driver receives a few numbers per block. Where a machine has lost its copy of a block,
-        copies are made again and the side is solved again.
+        solved. The driver receives a few numbers per block. A hot row is solved whole, by the task of its block.
+        Where a machine has lost its copy of a block, copies are made again and the side is solved again.
         """
         before = self._paths.get(rows.side)
         settings = replace(self._settings, all_pairs=self._all_pairs(fixed))
+        if rows.hot is not None:
+            bounds = Bounds(rows.hot.value, rows.hot.weight, self._exponents(fixed))
+            settings = replace(settings, hot=rows.hot.rows, bounds=bounds)
         messages = self._messages(rows, fixed)
         with shared(self._spark, settings) as everywhere:
             solve = partial(solve_routed, settings=everywhere, copies=rows.copies)
@@ -113,6 +117,10 @@ class RouteExchange:
         if before is not None:
             self._storage.remove(before)
         return shares
+
+    def step_both(self, users: SideBlocks, items: SideBlocks) -> tuple[Shares, dict[Side, float]]:
+        """Simultaneous steps need both sides' vectors on the driver; the configuration refuses them here."""
+        raise RecsysError("simultaneous updates cannot be routed", remedy="set train.exchange: replicate")
 
     def vectors(self, side: Side, n_rows: int, width: int) -> Float32Array:
         """Collect a side's vectors on the driver, float32 (n_rows, width)."""
@@ -156,9 +164,7 @@ class RouteExchange:
         problem = self._settings.problem
         if problem.loss.all_pairs_weight == 0:
             return None
-        blocks = self._blocks(fixed.side)
-        parts = [np.frombuffer(row["exponents"], np.int32) for row in blocks.select("exponents").collect()]
-        exponents: Int32Array = np.maximum.reduce(parts)
+        blocks, exponents = self._blocks(fixed.side), self._exponents(fixed)
         add_up = partial(block_gramians, settings=self._settings, exponents=exponents)
         total: ExactSum | None = None
         for row in blocks.mapInArrow(add_up, GRAMIAN_SCHEMA).collect():
@@ -174,6 +180,12 @@ class RouteExchange:
             counts_unobserved=problem.loss.counts_unobserved,
             rotated=not problem.nonnegative,
         )
+
+    def _exponents(self, fixed: SideBlocks) -> Int32Array:
+        """Return the powers of two above the columns of the fixed side's design and offsets."""
+        blocks = self._blocks(fixed.side).select("exponents").collect()
+        exponents: Int32Array = np.maximum.reduce([np.frombuffer(row["exponents"], np.int32) for row in blocks])
+        return exponents
 
     def _messages(self, rows: SideBlocks, fixed: SideBlocks) -> DataFrame:
         """Return one row per pair of blocks that share a rating, placed with the block that needs it."""

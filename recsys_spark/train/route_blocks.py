@@ -12,8 +12,11 @@ import pyarrow as pa
 
 from recsys_spark.kernels.arrays import Float32Array, Int32Array, Int64Array
 from recsys_spark.kernels.csr_block import CsrBlock
-from recsys_spark.kernels.fixed_side import AllPairs, in_basis, make_fixed_side, with_offsets
+from recsys_spark.kernels.fixed_side import AllPairs, FixedSide, in_basis, make_fixed_side, with_offsets
 from recsys_spark.kernels.gramian import column_exponents, partial_gramian
+from recsys_spark.kernels.hot_rows import HotRows, cut_hot_rows
+from recsys_spark.kernels.hot_solutions import solve_in_one_place
+from recsys_spark.kernels.hot_sums import Bounds, hot_task
 from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.kernels.objective import penalty, row_penalties
 from recsys_spark.kernels.solve_rows import RowProblem, RowSolution, solve_rows
@@ -43,11 +46,17 @@ class RouteSettings:
         Part of every score that the observations still hold.
     all_pairs : AllPairs or None
         Of the fixed side, where the loss has such a term.
+    hot : HotRows or None
+        Hot rows of the side that is solved, where there are some.
+    bounds : Bounds or None
+        What they do not exceed.
     """
 
     problem: RowProblem
     constant: float
     all_pairs: AllPairs | None = None
+    hot: HotRows | None = None
+    bounds: Bounds | None = None
 
 
 def find_links(batches: Iterator[pa.RecordBatch], places: tuple[int, ...]) -> Iterator[pa.RecordBatch]:
@@ -99,8 +108,35 @@ def _solve(
     compact = replace(block, column_index=np.searchsorted(columns[order], block.column_index).astype(np.int32))
     starts = [part for source, _, part in messages if source == NOT_SENT]
     start = starts[0] if starts else np.zeros((block.n_rows, fixed.width), np.float32)
-    solution = solve_rows(compact, fixed, problem, start if needs_start(problem) else None)
+    left_out = None if settings.hot is None else settings.hot.are_in(block)
+    solution = solve_rows(compact, fixed, problem, start if needs_start(problem) else None, left_out)
+    if left_out is not None and left_out.any():
+        _solve_hot(solution, block, columns[order], fixed, settings, start)
     return _factor_block(number, block.row_index, block.degrees, solution, settings)
+
+
+def _solve_hot(
+    solution: RowSolution,
+    block: CsrBlock,
+    columns: Int32Array,
+    fixed: FixedSide,
+    settings: RouteSettings,
+    start: Float32Array,
+) -> None:
+    """Put the hot rows of a block into its solution: the bits of ``replicate``, but all pieces in this task."""
+    hot, bounds, problem = settings.hot, settings.bounds, settings.problem
+    assert hot is not None
+    assert bounds is not None
+    positions = np.flatnonzero(hot.are_in(block))
+    places = np.searchsorted(hot.rows, block.row_index[positions])
+    start_of_all = np.zeros((len(hot.rows), fixed.width), np.float32)
+    start_of_all[places] = start[positions]
+    task = hot_task(hot, bounds, problem, fixed.all_pairs, start_of_all).of(places)
+    pieces = cut_hot_rows(block, task.hot)
+    compact = replace(pieces, column_index=np.searchsorted(columns, pieces.column_index).astype(np.int32))
+    solved = solve_in_one_place(compact, fixed, problem, task)
+    for name in ("vectors", "observed", "unobserved", "penalty"):
+        getattr(solution, name)[positions] = getattr(solved, name)
 
 
 def first_factor_blocks(

@@ -16,9 +16,20 @@ class Shares(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HalfIterationSizes:
-    """What a half-iteration took, in bytes: sent to every worker, returned, the largest block, a worker's peak."""
+    """What a half-iteration took.
+
+    Attributes
+    ----------
+    broadcast_bytes, returned_bytes : int
+        Sent to every worker, and back to the driver.
+    block_bytes, worker_bytes : int
+        The largest block, and a worker's peak.
+    task_seconds : list of float
+        Processor time of each task.
+    """
 
     broadcast_bytes: int
     returned_bytes: int
     block_bytes: int
     worker_bytes: int
+    task_seconds: list[float]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.kernels.arrays import BoolArray, Int32Array
-from recsys_spark.rating_blocks import SIDES, Side, assemble_blocks, block_to_arrow, rating_blocks
-from recsys_spark.train.local_copies import remove_copies, save_copy
+from recsys_spark.kernels.hot_rows import find_hot_rows
+from recsys_spark.rating_blocks import SIDES, Side, rating_blocks
+from recsys_spark.train.block_work import copies_of, keep_copies
+from recsys_spark.train.hot_pieces import HotPieces
+from recsys_spark.train.local_copies import remove_copies
 
 
 class SideBlocks:
@@ -27,15 +28,17 @@ class SideBlocks:
         Blocks of both sides.
     copies : str
         Name of this side's copies on the workers' machines.
-    n_rows : int
-        Size of the side's index; rows without ratings have degree 0.
+    degrees : int32 array of shape (n_rows,)
+    hot : HotPieces or None
+        The ratings of hot rows once more: these stay in their blocks, but are solved from the pieces.
     """
 
-    def __init__(self, side: Side, cached: DataFrame, copies: str, n_rows: int) -> None:
+    def __init__(self, side: Side, cached: DataFrame, copies: str, degrees: Int32Array, hot: HotPieces | None) -> None:
         self.side = side
         self.copies = copies
         self.frame = cached.where(F.col("side") == side.number)
-        self.degrees: Int32Array = np.zeros(n_rows, np.int32)
+        self.degrees = degrees
+        self.hot = hot
         self._cached = cached
 
     @property
@@ -47,6 +50,8 @@ class SideBlocks:
         """Drop the cached blocks, of both sides, and this machine's copies."""
         self._cached.unpersist()
         remove_copies(self.copies)
+        if self.hot is not None:
+            self.hot.release()
 
 
 def block_ratings(ratings: DataFrame, n_users: int, n_items: int, n_blocks: int) -> tuple[SideBlocks, SideBlocks]:
@@ -57,7 +62,7 @@ def block_ratings(ratings: DataFrame, n_users: int, n_items: int, n_blocks: int)
     ratings : DataFrame
         ``user_index int, item_index int, rating float``, optionally ``weight float``.
     n_users, n_items : int
-        Sizes of the indexes.
+        Sizes of the indexes; rows without ratings have degree 0.
     n_blocks : int
         Of each side.
 
@@ -67,28 +72,24 @@ def block_ratings(ratings: DataFrame, n_users: int, n_items: int, n_blocks: int)
 
     Notes
     -----
-    One shuffle (see `rating_blocks`); the driver receives the degrees.
+    One shuffle (see `rating_blocks`), and one more for each side with hot rows (see `HotPieces`); the driver
+    receives the degrees.
     """
     training = secrets.token_hex(8)
     keep = partial(keep_copies, training=training)
-    cached = rating_blocks(ratings, n_blocks, keep).persist(StorageLevel.MEMORY_AND_DISK)
-    users, items = (
-        SideBlocks(side, cached, _copies(training, side), n_rows)
-        for side, n_rows in zip(SIDES, (n_users, n_items), strict=True)
-    )
+    cached = rating_blocks(ratings, SIDES, n_blocks, keep).persist(StorageLevel.MEMORY_AND_DISK)
+    degrees = [np.zeros(n_rows, np.int32) for n_rows in (n_users, n_items)]
     for batch in cached.select("side", "row_index", "indptr").toArrow().to_batches():
         for side, rows, starts in zip(batch["side"].to_pylist(), batch["row_index"], batch["indptr"], strict=True):
-            degrees = np.diff(np.frombuffer(starts.as_buffer(), np.int64))
-            (users, items)[side].degrees[np.frombuffer(rows.as_buffer(), np.int32)] = degrees
+            degrees_of_block = np.diff(np.frombuffer(starts.as_buffer(), np.int64))
+            degrees[side][np.frombuffer(rows.as_buffer(), np.int32)] = degrees_of_block
+    users, items = (
+        SideBlocks(side, cached, copies_of(training, side), found, _hot_pieces(ratings, side, found, n_blocks))
+        for side, found in zip(SIDES, degrees, strict=True)
+    )
     return users, items
 
 
-def keep_copies(batches: Iterator[pa.RecordBatch], training: str) -> Iterator[pa.RecordBatch]:
-    """Worker: pieces -> blocks, leaving a copy of each on this machine."""
-    for side, number, block in assemble_blocks(batches):
-        save_copy(_copies(training, side), number, block)
-        yield block_to_arrow(side, number, block)
-
-
-def _copies(training: str, side: Side) -> str:
-    return f"{training}-{side.name}"
+def _hot_pieces(ratings: DataFrame, side: Side, degrees: Int32Array, n_blocks: int) -> HotPieces | None:
+    hot = find_hot_rows(degrees)
+    return HotPieces(ratings, side, hot, n_blocks) if len(hot.rows) else None

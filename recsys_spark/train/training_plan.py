@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from recsys_spark.byte_sizes import human_size, spark_size
 from recsys_spark.errors import ConfigError
 from recsys_spark.kernels.arrays import IntArray
+from recsys_spark.kernels.joint_step import LENGTHS
 from recsys_spark.kernels.training_cost import SideCost, side_cost
 from recsys_spark.rating_blocks import OBSERVATIONS_PER_SPLIT
 from recsys_spark.session import SessionLimits
@@ -126,10 +127,13 @@ class TrainingPlan:
     def lines(self) -> tuple[str, str]:
         """Return the plan in two lines, for a log."""
         methods = "; ".join(f"{name} by {describe_methods(side)}" for name, side in self.sides.items())
+        split = "".join(
+            f"; {side.n_split} {name} split over all blocks" for name, side in self.sides.items() if side.n_split
+        )
         predicted = self.predicted
         return (
             f"{self.exchange} exchange, 2 x {self.n_blocks} blocks of at most "
-            f"{human_size(predicted.largest_block_bytes)}; {methods}",
+            f"{human_size(predicted.largest_block_bytes)}; {methods}{split}",
             f"expecting {human_size(predicted.broadcast_bytes)} out to every worker and "
             f"{human_size(predicted.returned_bytes)} back per iteration, {human_size(predicted.worker_bytes)} per "
             f"worker, {human_size(predicted.driver_bytes)} + {human_size(self.driver_heap_bytes)} of heap on the "
@@ -179,6 +183,9 @@ def plan_training(
         for degrees, others in ((user_degrees, item_degrees), (item_degrees, user_degrees))
     )
     sides = (users, items)
+    predicted = _footprint(sides, width, limits, has_all_pairs=problem.loss.all_pairs_weight > 0)
+    if config.updates == "simultaneous":
+        predicted = _simultaneous(predicted, sides, width, config.gradient_steps)
     return TrainingPlan(
         exchange="replicate",
         n_ratings=users.n_ratings,
@@ -190,7 +197,7 @@ def plan_training(
         items=items,
         shuffle_bytes=2 * users.n_ratings * (16 if weighted else 12),
         driver_heap_bytes=_HEAP_BASE + max(side.broadcast_bytes + 2 * side.returned_bytes for side in sides),
-        predicted=_footprint(sides, width, limits, has_all_pairs=problem.loss.all_pairs_weight > 0),
+        predicted=predicted,
         limits=limits,
     )
 
@@ -206,7 +213,9 @@ def _footprint(
     both = sum(side.n_rows for side in sides) * width * 4
     # The fixed side's design, once more on its way into another basis; the solved rows, as they come and in place.
     copies = 3 if has_all_pairs else 1
-    passing = max(
+    # Hot rows' sums as they are added up, and the systems that they are solved from.
+    splitting_rows = 6 * max(side.sums_bytes for side in sides)
+    passing = splitting_rows + max(
         copies * fixed.n_rows * (width + 1) * 4 + rows.returned_bytes + rows.n_rows * width * 4
         for rows, fixed in (sides, sides[::-1])
     )
@@ -222,18 +231,41 @@ def _footprint(
     )
 
 
-def measured_footprint(
-    sizes: Sequence[HalfIterationSizes], driver_bytes: int, blocking_seconds: float, iteration_seconds: float
-) -> Footprint | None:
-    """Return what a training took, from its half-iterations: the last of each side, and the highest peaks.
+def _simultaneous(one: Footprint, sides: tuple[SideCost, SideCost], width: int, n_steps: int) -> Footprint:
+    """Return the footprint of simultaneous steps, from that of one step of each side.
 
-    None where there were no half-iterations.
+    A third job is sent both sides with their changes, and returns the losses of every row at some lengths.
+    """
+    both = sum(side.n_rows for side in sides) * width * 4
+    # By rows of either side: the larger of both.
+    returned = max(side.n_trained for side in sides) * len(LENGTHS) * 8
+    return replace(
+        one,
+        broadcast_bytes=n_steps * (one.broadcast_bytes + 2 * both),
+        returned_bytes=n_steps * (one.returned_bytes + returned),
+        worker_bytes=one.worker_bytes + 2 * both,
+        driver_bytes=one.driver_bytes + 3 * both,
+        iteration_seconds=n_steps * (one.iteration_seconds + _SECONDS_PER_JOB + 2 * both / _BYTES_PER_SECOND),
+    )
+
+
+def measured_footprint(
+    sizes: Sequence[HalfIterationSizes],
+    driver_bytes: int,
+    blocking_seconds: float,
+    iteration_seconds: float,
+    *,
+    n_jobs: int = 2,
+) -> Footprint | None:
+    """Return what a training took, from its jobs: those of the last iteration, and the highest peaks.
+
+    None where there were none; ``n_jobs`` is their number in an iteration.
     """
     if not sizes:
         return None
     return Footprint(
-        broadcast_bytes=sum(size.broadcast_bytes for size in sizes[-2:]),
-        returned_bytes=sum(size.returned_bytes for size in sizes[-2:]),
+        broadcast_bytes=sum(size.broadcast_bytes for size in sizes[-n_jobs:]),
+        returned_bytes=sum(size.returned_bytes for size in sizes[-n_jobs:]),
         largest_block_bytes=max(size.block_bytes for size in sizes),
         worker_bytes=max(size.worker_bytes for size in sizes),
         driver_bytes=driver_bytes,
@@ -305,6 +337,7 @@ def why_route(config: TrainConfig, plan: TrainingPlan, *, has_storage: bool) -> 
         refuse_what_cannot_fit(plan)
     except ConfigError as error:
         can_route = has_storage and not config.warm_start and config.validation_share == 0
+        can_route = can_route and config.updates == "alternating"
         if config.exchange == "replicate" or not can_route:
             raise
         return str(error).splitlines()[0]

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from recsys_spark.kernels import hot_rows
 from recsys_spark.kernels.csr_block import CsrBlock, build_csr_block
 from recsys_spark.kernels.degree_ladder import padded_lengths
 from recsys_spark.kernels.fixed_side import all_pairs, in_basis, make_fixed_side, with_offsets
@@ -99,6 +100,26 @@ def test_time_is_that_of_all_rows_and_at_least_of_the_slowest_block() -> None:
     assert many.seconds == pytest.approx(each.max()), "the longest row is alone in its block"
     newton = RowProblem(REGULARIZATION, Loss("logistic"), solver="cholesky", newton_steps=4)
     assert cost(newton).core_seconds == pytest.approx(4 * each.sum())
+
+
+def test_hot_rows_are_shared_out_over_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = RowProblem(REGULARIZATION, solver="cholesky")
+    whole = cost(problem, n_blocks=11, cores=11)
+    assert (whole.n_split, whole.split_bytes, whole.sums_bytes) == (0, 0, 0)
+    monkeypatch.setattr(hot_rows, "HOT_FLOOR", 100)
+    monkeypatch.setattr(hot_rows, "OBSERVATIONS_PER_PIECE", 10)
+    split = cost(problem, n_blocks=11, cores=11)
+    assert split.n_split == 2
+    each = row_nanoseconds(padded_lengths(DEGREES), np.full(11, Method.DIRECT), WIDTH, cg_steps=3, gradient_steps=5)
+    longest_left = each[DEGREES == 40][0] / 1e9
+    shared_out = 1.5 * each[DEGREES > 100].sum() / 1e9 / 11
+    assert split.seconds == pytest.approx(longest_left + shared_out)
+    assert split.seconds < 0.6 * whole.seconds
+    assert split.largest_block_bytes == whole.largest_block_bytes, "their ratings stay in the blocks"
+    # 60 and 30 pieces, of 10 ratings: at most 9 of them in a block.
+    assert split.split_bytes == 9 * (4 + 8 + 80) + 8
+    assert split.sums_bytes == 2 * 8 * (WIDTH * (WIDTH + 1) // 2 + WIDTH + 1)
+    assert split.returned_bytes == whole.returned_bytes + 11 * split.sums_bytes
 
 
 def test_every_method_has_a_price() -> None:

@@ -21,6 +21,7 @@ from recsys_spark.cli import main
 from recsys_spark.config import TrainConfig
 from recsys_spark.config_file import load_config
 from recsys_spark.errors import ConfigError
+from recsys_spark.kernels import hot_rows
 from recsys_spark.progress import Progress
 from recsys_spark.run_directory import find_runs
 from recsys_spark.storage import LocalStorage
@@ -69,10 +70,18 @@ def crash_in_iteration(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None]
     return arm
 
 
-@pytest.mark.parametrize("settings", [{}, {"validation_share": 0.2, "patience": 100}])
+@pytest.mark.parametrize(
+    ("settings", "hot_floor"), [({}, 50_000), ({"validation_share": 0.2, "patience": 100}, 9)], ids=["plain", "all"]
+)
 def test_a_resumed_training_is_the_undisturbed_one(
-    spark: SparkSession, tmp_path: Path, crash_in_iteration: Callable[[int | None], list[int]], settings: dict[str, Any]
+    spark: SparkSession,
+    tmp_path: Path,
+    crash_in_iteration: Callable[[int | None], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    hot_floor: int,
 ) -> None:
+    monkeypatch.setattr(hot_rows, "HOT_FLOOR", hot_floor)
     ratings = frame(spark, observations())
     undisturbed = fit(spark, ratings, Continuation(), **settings)
     checkpoints = Checkpoints(spark, LocalStorage(), str(tmp_path / "checkpoints"), 2)
