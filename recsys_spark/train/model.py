@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 
-from recsys_spark.factor_tables import factor_rows
+from recsys_spark.factor_tables import collect_rows, factor_rows
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
-from recsys_spark.rating_blocks import USERS, Side
+from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.train.training_plan import Footprint, TrainingPlan
 
 
@@ -52,7 +53,8 @@ class Factorization:
     Attributes
     ----------
     user_vectors, item_vectors : float32 arrays of shape (n_users, width), (n_items, width)
-        The factors, and with biases one more column, the bias. Rows without ratings are zero.
+        The factors, and with biases one more column, the bias. Rows without ratings are zero. Where vectors were
+        routed, without rows: they are in ``frames``.
     user_degrees, item_degrees : int32 arrays
         Ratings each row was solved from.
     mean_rating : float
@@ -68,9 +70,9 @@ class Factorization:
     frames : dict of Side to DataFrame
         Where vectors were routed: rows of (index, factors, bias, n_ratings), still on storage.
     plan : TrainingPlan or None
-        What was predicted before the first iteration; None where vectors were routed.
+        What was predicted before the first iteration.
     footprint : Footprint or None
-        What it took; None where vectors were routed, or a checkpoint left nothing to do.
+        What it took; None where a checkpoint left nothing to do.
     """
 
     user_vectors: Float32Array
@@ -95,6 +97,19 @@ class Factorization:
             (self.user_vectors, self.user_degrees) if side == USERS else (self.item_vectors, self.item_degrees)
         )
         return factor_rows(spark, side, vectors, degrees, biases=self.biases)
+
+    def both_sides(self, spark: SparkSession) -> dict[Side, DataFrame]:
+        """Return both sides' vectors as rows, for another training to start from."""
+        return {side: self.rows(spark, side) for side in (USERS, ITEMS)}
+
+    def collected(self, spark: SparkSession) -> Factorization:
+        """Return the model with both sides' vectors on the driver, wherever they were."""
+        width, found = self.item_vectors.shape[1], {}
+        for side, degrees in ((USERS, self.user_degrees), (ITEMS, self.item_degrees)):
+            index, vectors = collect_rows(self.rows(spark, side), side, biases=self.biases)
+            found[side] = np.zeros((len(degrees), width), np.float32)
+            found[side][index] = vectors
+        return replace(self, user_vectors=found[USERS], item_vectors=found[ITEMS], frames={})
 
     @property
     def rank(self) -> int:

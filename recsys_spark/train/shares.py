@@ -16,9 +16,13 @@ class Shares(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HalfIterationSizes:
-    """What a half-iteration took, in bytes: sent to every worker, returned, the largest block, a worker's peak."""
+    """What a half-iteration took, in bytes.
+
+    Sent to every worker, returned to the driver, the largest block, a worker's peak, and shuffled.
+    """
 
     broadcast_bytes: int
     returned_bytes: int
     block_bytes: int
     worker_bytes: int
+    shuffled_bytes: int = 0

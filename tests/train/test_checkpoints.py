@@ -29,7 +29,6 @@ from recsys_spark.train import Factorization, fit_factors
 from recsys_spark.train.alternating import Continuation
 from recsys_spark.train.checkpoints import Checkpoints
 from recsys_spark.train.loop_state import LoopState
-from recsys_spark.train.model import Vectors
 from tests.conftest import ROOT
 from tests.train.test_fit_factors import N_ITEMS, N_USERS, frame, observations
 
@@ -75,7 +74,7 @@ def test_a_resumed_training_is_the_undisturbed_one(
 ) -> None:
     ratings = frame(spark, observations())
     undisturbed = fit(spark, ratings, Continuation(), **settings)
-    checkpoints = Checkpoints(spark, LocalStorage(), str(tmp_path / "checkpoints"), 2)
+    checkpoints = Checkpoints(LocalStorage(), str(tmp_path / "checkpoints"), 2)
     for crash in (4, 7):
         crash_in_iteration(crash)
         with pytest.raises(Crash):
@@ -94,7 +93,7 @@ def test_a_checkpoint_of_something_else_is_not_used_and_said_to_be_so(
     spark: SparkSession, tmp_path: Path, crash_in_iteration: Callable[[int | None], list[int]], caplog: Any
 ) -> None:
     ratings = frame(spark, observations())
-    checkpoints = Checkpoints(spark, LocalStorage(), str(tmp_path / "checkpoints"), 1)
+    checkpoints = Checkpoints(LocalStorage(), str(tmp_path / "checkpoints"), 1)
     with pytest.raises(ConfigError, match="there is no checkpoint"):
         fit(spark, ratings, Continuation(checkpoints, "code", must_resume=True))
     crash_in_iteration(3)
@@ -110,7 +109,7 @@ def test_a_checkpoint_of_something_else_is_not_used_and_said_to_be_so(
     for data, code, settings, expected in changes:
         with pytest.raises(ConfigError, match=f"the checkpoint cannot be used: {expected}"):
             fit(spark, data, Continuation(checkpoints, code, must_resume=True), **settings)
-    known = Vectors(np.ones((N_USERS, 4), np.float32), np.ones((N_ITEMS, 4), np.float32))
+    known = fit(spark, ratings, Continuation(), iterations=1).both_sides(spark)
     with pytest.raises(ConfigError, match="other start"):
         fit(spark, ratings, Continuation(checkpoints, "code", must_resume=True, known=known))
     expected_model = fit(spark, ratings, Continuation(), reg_param=1.0)
@@ -123,8 +122,7 @@ def test_a_known_model_saves_iterations(spark: SparkSession) -> None:
     settings = {"iterations": 60, "tolerance": 1e-4, "solver": "cholesky"}
     before = fit(spark, frame(spark, triples[:-20]), Continuation(), **settings)
     cold = fit(spark, frame(spark, triples), Continuation(), **settings)
-    known = Vectors(before.user_vectors, before.item_vectors)
-    warm = fit(spark, frame(spark, triples), Continuation(known=known), **settings)
+    warm = fit(spark, frame(spark, triples), Continuation(known=before.both_sides(spark)), **settings)
     goal = cold.history[-1].objective * 1.001
     needed = [next(step.iteration for step in model.history if step.objective <= goal) for model in (cold, warm)]
     assert needed[1] < needed[0], needed
