@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     # Workers import this module through its package, and have no pydantic.
     from recsys_spark.config import TrainConfig
 
-_ROWS_PER_PART = 1 << 14
+_ROWS_PER_PART = 1 << 12
 
 
 def first_rows(side: Side, index: Int32Array, seed: int, rank: int, problem: RowProblem) -> Float32Array:
@@ -30,7 +30,10 @@ def first_rows(side: Side, index: Int32Array, seed: int, rank: int, problem: Row
     """
     vectors = np.zeros((len(index), rank + problem.regularization.biases), np.float32)
     if side == ITEMS:
-        vectors[:, :rank] = initial_factors(seed, side.number, index, rank)
+        # In parts: what a row is made from takes many times its size.
+        for first in range(0, len(index), _ROWS_PER_PART):
+            part = slice(first, first + _ROWS_PER_PART)
+            vectors[part, :rank] = initial_factors(seed, side.number, index[part], rank)
         make_feasible(vectors, problem)
     return vectors
 

@@ -111,6 +111,8 @@ class ReplicateExchange:
         """Let trained rows that are known begin there."""
         biases = self._config.uses_biases
         rows, found = collect_rows(known, blocks.side, biases=biases)
+        if not len(rows):
+            return
         trained = blocks.degrees[rows] > 0
         make_feasible(found, self._problem)
         self.vectors.of(blocks.side)[rows[trained]] = found[trained]

@@ -11,7 +11,7 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.kernels.arrays import IntArray
 from recsys_spark.kernels.training_cost import SideCost, side_cost
 from recsys_spark.rating_blocks import OBSERVATIONS_PER_SPLIT
-from recsys_spark.session import SessionLimits
+from recsys_spark.session import ARROW_POOL_BYTES, SessionLimits
 from recsys_spark.train.half_iteration import needs_start, row_problem
 from recsys_spark.train.shares import HalfIterationSizes
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from recsys_spark.config import TrainConfig
 
 _GIB = 1 << 30
+_POOL_REMEDY = (
+    ", or set spark.executorEnv.ARROW_DEFAULT_MEMORY_POOL=system (other pools reserve 1 GiB of the addresses that this "
+    "setting limits)"
+)
 # Spark's own limit: a row of a table, and one value in it, is addressed by 32-bit integers.
 _CELL_BYTES = 2 * _GIB
 # Interpreters with their imports, measured with Python 3.12, PySpark 4.3 and pyarrow 25.
@@ -267,25 +271,26 @@ def refuse_what_cannot_fit(plan: TrainingPlan) -> None:
         If a block, the results of a job, a worker, the driver's heap or its machine would be too small.
     """
     _refuse_large_blocks(plan)
-    _refuse_large_results(plan)
     limits, predicted = plan.limits, plan.predicted
     # What does not grow with the rank; a little more than there is, so that the advice holds.
     rowwise = _ROWWISE_BYTES * (plan.users.n_rows + plan.items.n_rows + 2)
     worker_fixed = WORKER_BASE + rowwise + max(side.working_bytes for side in plan.sides.values())
     instead = ", or set train.exchange: route" if plan.exchange == "replicate" else ""
     larger = max(plan.sides, key=lambda name: plan.sides[name].returned_bytes)
-    _refuse(
-        plan,
-        f"the {larger[:-1]} vectors need more than the driver's heap has",
-        (plan.driver_heap_bytes, limits.driver_heap_bytes, HEAP_BASE + rowwise),
-        f"raise spark.driver.memory to at least {spark_size(plan.driver_heap_bytes)}{instead}",
-    )
+    pool = _POOL_REMEDY if limits.reserved_bytes > ARROW_POOL_BYTES else ""
     _refuse(
         plan,
         "a worker needs more than its part of spark.executor.pyspark.memory",
         (predicted.worker_bytes, limits.worker_bytes, worker_fixed),
         f"raise train.n_blocks above {plan.n_blocks}, or raise spark.executor.pyspark.memory to at least "
-        f"{spark_size(predicted.worker_bytes)} for each task of an executor{instead}",
+        f"{spark_size(predicted.worker_bytes + limits.reserved_bytes)} for each task of an executor{pool}{instead}",
+    )
+    _refuse_large_results(plan)
+    _refuse(
+        plan,
+        f"the {larger[:-1]} vectors need more than the driver's heap has",
+        (plan.driver_heap_bytes, limits.driver_heap_bytes, HEAP_BASE + rowwise),
+        f"raise spark.driver.memory to at least {spark_size(plan.driver_heap_bytes)}{instead}",
     )
     _refuse(
         plan,
@@ -310,17 +315,22 @@ def _refuse_large_results(plan: TrainingPlan) -> None:
 
 
 def _refuse_large_blocks(plan: TrainingPlan) -> None:
+    # Solved vectors come to the driver, unless they are routed; ratings never do.
+    passed = plan.limits.message_bytes if plan.exchange == "replicate" else None
     for name, side in plan.sides.items():
-        largest = max(side.largest_block_bytes, side.largest_vectors_bytes)
-        if largest >= _CELL_BYTES:
-            what = "ratings" if side.largest_block_bytes == largest else "vectors"
-            raise ConfigError(
-                f"the {what} of one block of {name} are too large for a cell of a table",
-                where=f"train.n_blocks {plan.n_blocks}",
-                got=human_size(largest),
-                allowed=f"less than {human_size(_CELL_BYTES)}",
-                remedy=f"set train.n_blocks to at least {plan.n_blocks * -(-largest // _GIB)}, or leave it out",
-            )
+        for what, largest, allowed in (
+            ("ratings", side.largest_block_bytes, _CELL_BYTES),
+            ("vectors", side.largest_vectors_bytes, passed or _CELL_BYTES),
+        ):
+            if largest >= allowed:
+                n_blocks = plan.n_blocks * -(-2 * largest // allowed)
+                raise ConfigError(
+                    f"the {what} of one block of {name} are too large for a cell of a table",
+                    where=f"train.n_blocks {plan.n_blocks}",
+                    got=human_size(largest),
+                    allowed=f"less than {human_size(allowed)}",
+                    remedy=f"set train.n_blocks to at least {n_blocks}, or leave it out",
+                )
 
 
 def _refuse(plan: TrainingPlan, what: str, sizes: tuple[int, int | None, int], remedy: str) -> None:

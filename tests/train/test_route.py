@@ -30,7 +30,7 @@ def fit(spark: SparkSession, folder: Path, exchange: str, n_blocks: int, **setti
     sizes = {"n_users": N_USERS, "n_items": N_ITEMS}
     model = fit_factors(spark, ratings, config, progress=Progress(), continuation=continuation, **sizes)
     assert not model.user_vectors.size or exchange == "replicate", "nothing comes to the driver"
-    return model.collected(spark)
+    return model.collected()
 
 
 def timeless(model: Factorization) -> list[Any]:
