@@ -74,5 +74,5 @@ def choose_exchange(config: TrainConfig, plans: ExchangePlans, *, has_storage: b
         if not has_storage:
             raise
         refuse_what_cannot_fit(plans.route)
-        return plans.route, f"for with replicate {str(error).splitlines()[0]}"
+        return plans.route, f"replicate does not fit: {str(error).splitlines()[0]}"
     return plans.replicate, "the vectors fit whole into every worker"

@@ -155,7 +155,7 @@ def test_plan_of_other_settings_is_refused_where_they_cannot_fit(
     large = [*command[1:], "--set", "train.rank=1000"]
     capsys.readouterr()
     assert main(["plan", *large]) == 0
-    routed = "route exchange (for with replicate the user vectors are more than one job may return)"
+    routed = "route exchange (replicate does not fit: the user vectors are more than one job may return)"
     assert routed in capsys.readouterr().out
     assert main(["plan", *large, "--set", "train.exchange=replicate"]) == 2
     shown = capsys.readouterr()

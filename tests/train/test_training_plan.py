@@ -141,7 +141,7 @@ def test_routing_is_the_way_out_where_there_is_one_and_it_helps() -> None:
     assert chosen(exchange="route") == ("route", "as configured")
     assert chosen(exchange="replicate") == ("replicate", "as configured")
     too_large = "the user vectors are more than one job may return"
-    assert chosen(**large) == ("route", f"for with replicate {too_large}")
+    assert chosen(**large) == ("route", f"replicate does not fit: {too_large}")
     for has_storage, exchange in ((False, "auto"), (True, "replicate")):
         with pytest.raises(ConfigError, match=too_large):
             chosen(has_storage, exchange, **large)
