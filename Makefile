@@ -7,7 +7,7 @@ export SPARK_CONF_DIR := $(CURDIR)/conf/local
 export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint types check benchmark clean
+.PHONY: help demo test test-slow test-fast lint types check benchmark clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,8 +30,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed ## Run the whole pipeline on 981,756 real book ratings
 	$(BIN)/recsys-spark pipeline --config conf/goodbooks.yaml
 
-test: $(VENV)/.installed-dev ## Run the whole test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev ## Run the tests, but not the long ones
+	$(BIN)/python -m pytest -m 'not slow and not connect and not cluster'
+
+test-slow: $(VENV)/.installed-dev ## Run the long tests: stress, Spark Connect, lost executors
+	$(BIN)/python -m pytest -m 'slow or connect or cluster'
 
 test-fast: $(VENV)/.installed-dev ## Run the tests that need no Spark
 	$(BIN)/python -m pytest tests/kernels tests/test_config.py tests/test_architecture.py tests/test_java.py
@@ -43,7 +46,7 @@ lint: $(VENV)/.installed-dev ## Check style
 types: $(VENV)/.installed-dev ## Check types
 	$(BIN)/mypy
 
-check: lint types test ## Everything that CI checks
+check: lint types test test-slow ## Everything that CI checks
 
 benchmark: $(VENV)/.installed-dev ## Time training beside Spark MLlib
 	$(BIN)/python benchmarks/training.py

@@ -32,8 +32,9 @@ from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
 from recsys_spark.session import build_session
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
+from recsys_spark.train import TrainingPlan
+from recsys_spark.train.exchange_choice import choose_exchange
 from recsys_spark.train.plan_of_run import plan_run
-from recsys_spark.train.training_plan import why_route
 
 log = logging.getLogger(__name__)
 
@@ -204,14 +205,21 @@ def plan(config_path: str, overrides: Sequence[str], run_id: str | None, log_for
     storage = storage_for(config.output.path, spark)
     run = open_run(config.output.path, storage, run_id=run_id, first_stage="plan", interval=None)
     require_done("plan", ("ingest", "index"), run, storage)
-    found = plan_run(StageContext(spark, config, run, storage, Progress.for_stream(log_format)))
+    plans = plan_run(StageContext(spark, config, run, storage, Progress.for_stream(log_format)))
+    try:
+        found, reason = choose_exchange(config.train, plans, has_storage=True)
+    except ConfigError:
+        # What was looked at is shown, and then refused.
+        _show_plan(plans.route if config.train.exchange == "route" else plans.replicate, "", log_format)
+        raise
+    _show_plan(found, reason, log_format)
+
+
+def _show_plan(found: TrainingPlan, reason: str, log_format: str) -> None:
     if log_format == "json":
-        click.echo(json.dumps(found.as_dict()))
+        click.echo(json.dumps({**found.as_dict(), "reason": reason}))
     else:
-        print_plan(_console(), found)
-    reason = why_route(config.train, found, has_storage=True)
-    if reason:
-        log.warning(f"train will use the route exchange ({reason}); the plan is that of replicate")
+        print_plan(_console(), found, reason)
 
 
 @cli.command(epilog=_EXIT_CODES)

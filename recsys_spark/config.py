@@ -195,8 +195,6 @@ class TrainConfig(_Section):
             raise ValueError("positive_threshold is for loss: implicit, ials and logistic")
         if self.validation_share > 0 and (self.loss not in ("squared", "logistic") or self.unobserved_weight > 0):
             raise ValueError("validation_share is for loss: squared without unobserved_weight, and loss: logistic")
-        if self.exchange == "route" and (self.validation_share > 0 or self.warm_start):
-            raise ValueError("validation_share and warm_start need exchange: replicate")
         if self.updates == "simultaneous" and self.solver != "gradient":
             raise ValueError("updates: simultaneous is for solver: gradient")
         if self.updates == "simultaneous" and self.exchange == "route":

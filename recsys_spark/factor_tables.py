@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
-from recsys_spark.kernels.arrays import Float32Array
+from recsys_spark.kernels.arrays import Float32Array, Int32Array
 from recsys_spark.rating_blocks import Side
 
 
@@ -55,3 +55,15 @@ def vectors_from_columns(factors: pa.Array, bias: pa.Array, *, biases: bool) -> 
     if not biases:
         return np.ascontiguousarray(matrix, np.float32)
     return np.concatenate([matrix, bias.to_numpy(zero_copy_only=False)[:, None]], axis=1, dtype=np.float32)
+
+
+def collect_rows(rows: DataFrame, side: Side, *, biases: bool) -> tuple[Int32Array, Float32Array]:
+    """Collect rows of (index, factors, bias) on the driver: int32 array (n,) and float32 array (n, width)."""
+    table = rows.select(side.rows, "factors", "bias").toArrow()
+    # Made whole column by column: the table of an empty frame has no batch.
+    index, factors, bias = (pa.concat_arrays(column.chunks or [_empty(column)]) for column in table.itercolumns())
+    return index.to_numpy(), vectors_from_columns(factors, bias, biases=biases)
+
+
+def _empty(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([], column.type)

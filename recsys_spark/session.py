@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +34,11 @@ _SQL_SETTINGS = {
     # The standard timestamp type of Parquet; Spark's own default is the retired INT96.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
+# Half of what a message may be by default: a value has an envelope.
+_CONNECT_MESSAGE_BYTES = 64 << 20
+_ARROW_POOL = "spark.executorEnv.ARROW_DEFAULT_MEMORY_POOL"
+# Addresses that a worker has and never touches, measured with pyarrow 25: mimalloc's, and those of libraries.
+ARROW_POOL_BYTES, _UNTOUCHED_BYTES = 1 << 30, 80 << 20
 
 
 def build_session(app_name: str) -> SparkSession:
@@ -44,7 +52,8 @@ def build_session(app_name: str) -> SparkSession:
     Returns
     -------
     SparkSession
-        With the SQL settings that the pipeline relies on. Nothing about master, memory or cores is set.
+        With the SQL settings that the pipeline relies on. Nothing about master, memory or cores is set. Where
+        ``SPARK_REMOTE`` names a Spark Connect server, a client of it.
 
     Raises
     ------
@@ -63,11 +72,29 @@ def build_session(app_name: str) -> SparkSession:
         raise ConfigError(
             "Spark did not start",
             got=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            remedy="read the lines above; check JAVA_HOME, SPARK_CONF_DIR and the memory settings",
+            remedy="read the lines above; check JAVA_HOME, SPARK_CONF_DIR and the memory settings, or SPARK_REMOTE",
         ) from error
     for key, value in _SQL_SETTINGS.items():
         spark.conf.set(key, value)
+    if is_connect(spark):
+        _send_package(spark)
     return spark
+
+
+def _send_package(spark: SparkSession) -> None:
+    """Give the workers of a Spark Connect session this package; for other sessions spark-submit does it."""
+    package = Path(__file__).parent
+    with tempfile.TemporaryDirectory(prefix="recsys_spark_") as folder:
+        base = Path(folder) / f"{package.name}-{secrets.token_hex(8)}"
+        archive = shutil.make_archive(str(base), "zip", root_dir=package.parent, base_dir=package.name)
+        spark.addArtifacts(archive, pyfile=True)
+        # The client was given it as well, and has the package already.
+        sys.path[:] = [path for path in sys.path if path != archive]
+
+
+def is_connect(spark: SparkSession) -> bool:
+    """Return whether a session is a Spark Connect client, which has no JVM, RDDs or broadcasts."""
+    return type(spark).__module__.startswith("pyspark.sql.connect")
 
 
 def default_parallelism(spark: SparkSession) -> int:
@@ -107,9 +134,14 @@ class SessionLimits:
     result_bytes : int or None
         ``spark.driver.maxResultSize``: what one job may return.
     worker_bytes : int or None
-        A Python worker's part of ``spark.executor.pyspark.memory``.
+        A Python worker's part of ``spark.executor.pyspark.memory``, less what it reserves and does not use: the
+        limit is one of addresses.
+    reserved_bytes : int
+        Of addresses, by a worker that does nothing yet; most of it by Arrow's pool, unless it is the system's.
     machine_bytes : int or None
         Memory of the driver's machine.
+    message_bytes : int or None
+        What one value may be on its way to the driver, where it comes over Spark Connect.
     is_local : bool
         Whether driver and workers share that machine.
     """
@@ -118,22 +150,30 @@ class SessionLimits:
     driver_heap_bytes: int | None = None
     result_bytes: int | None = None
     worker_bytes: int | None = None
+    reserved_bytes: int = 0
     machine_bytes: int | None = None
+    message_bytes: int | None = None
     is_local: bool = False
 
 
 def session_limits(spark: SparkSession) -> SessionLimits:
     """Return the limits that a session was started with; at most one job, of no data."""
     pyspark_memory = spark.conf.get("spark.executor.pyspark.memory", None)
+    # Spark divides it by the tasks of an executor.
     tasks_of_executor = int(spark.conf.get("spark.executor.cores", None) or 1)
+    part = parse_size(pyspark_memory, unit=1 << 20) // tasks_of_executor if pyspark_memory else None
+    pool = 0 if spark.conf.get(_ARROW_POOL, None) == "system" else ARROW_POOL_BYTES
+    reserved = 0 if part is None else pool + _UNTOUCHED_BYTES
     return SessionLimits(
         cores=default_parallelism(spark),
         driver_heap_bytes=parse_size(spark.conf.get("spark.driver.memory", None) or "1g", unit=1 << 20),
         result_bytes=parse_size(spark.conf.get("spark.driver.maxResultSize", None) or "1g") or None,
-        # Spark divides it by the tasks of an executor.
-        worker_bytes=parse_size(pyspark_memory, unit=1 << 20) // tasks_of_executor if pyspark_memory else None,
-        machine_bytes=_machine_bytes(),
-        is_local=_is_local(spark),
+        worker_bytes=None if part is None else max(0, part - reserved),
+        reserved_bytes=reserved,
+        # A client's machine need not be the server's.
+        machine_bytes=None if is_connect(spark) else _machine_bytes(),
+        message_bytes=_CONNECT_MESSAGE_BYTES if is_connect(spark) else None,
+        is_local=_is_local(spark) and not is_connect(spark),
     )
 
 

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import pickle
+import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pyspark import SparkFiles
 from pyspark.sql import SparkSession
+
+from recsys_spark.session import is_connect
 
 T = TypeVar("T")
 
 
-class SharedValue(Generic[T]):
-    """A value that travels with the tasks' code: by broadcast, or inside the function over Spark Connect."""
+# Larger values would make a plan that Spark Connect, with its limit per message, might refuse.
+_LARGEST_IN_FUNCTION = 8 << 20
 
-    def __init__(self, value: T | None, broadcast: Any) -> None:
-        self._value = value
-        self._broadcast = broadcast
+
+class SharedValue(Generic[T]):
+    """A value that travels with the tasks' code: by broadcast; over Spark Connect in the function, or as a file."""
+
+    def __init__(self, value: T | None = None, *, broadcast: Any = None, file: str | None = None) -> None:
+        self._value, self._broadcast, self._file = value, broadcast, file
 
     @property
     def value(self) -> T:
-        """The value, on the driver as in a task."""
-        held: Any = self._value if self._broadcast is None else self._broadcast.value
+        """The value, in a task."""
+        held: Any = self._value
+        if self._broadcast is not None:
+            held = self._broadcast.value
+        elif self._file is not None:
+            held = _content_of(self._file)
         value: T = held
         return value
 
@@ -33,17 +47,31 @@ def shared(spark: SparkSession, value: T) -> Iterator[SharedValue[T]]:
 
     PySpark would broadcast a large function by itself, but never delete the file it leaves on the driver:
     two copies of the factors per iteration. A broadcast of our own can be destroyed. Spark Connect has no
-    broadcasts; there the value is part of the function.
+    broadcasts; there a small value is part of the function, and a large one goes as a file, in pieces that fit
+    into its messages. Such files stay with the session until it ends.
     """
-    context = _spark_context(spark)
-    if context is None:
-        yield SharedValue(value, None)
-        return
-    broadcast = context.broadcast(value)
-    try:
-        yield SharedValue(None, broadcast)
-    finally:
-        broadcast.destroy()
+    if not is_connect(spark):
+        broadcast = spark.sparkContext.broadcast(value)
+        try:
+            yield SharedValue(broadcast=broadcast)
+        finally:
+            broadcast.destroy()
+    elif pickled_bytes(value) <= _LARGEST_IN_FUNCTION:
+        yield SharedValue(value)
+    else:
+        with tempfile.TemporaryDirectory(prefix="recsys_spark_") as folder:
+            file = Path(folder) / f"shared-{secrets.token_hex(8)}.pickle"
+            with file.open("wb") as stream:
+                pickle.dump(value, stream, pickle.HIGHEST_PROTOCOL)
+            spark.addArtifacts(str(file), file=True)
+        yield SharedValue(file=file.name)
+
+
+@lru_cache(maxsize=1)
+def _content_of(file: str) -> Any:
+    """Return what is in a file of the session; a worker keeps the last one for its next tasks."""
+    with Path(SparkFiles.get(file)).open("rb") as stream:
+        return pickle.load(stream)  # noqa: S301 (written above, by the session's own client)
 
 
 class _Count:
@@ -63,10 +91,3 @@ def pickled_bytes(value: object) -> int:
     counted = _Count()
     pickle.dump(value, counted, pickle.HIGHEST_PROTOCOL)
     return counted.n_bytes
-
-
-def _spark_context(spark: SparkSession) -> Any:
-    try:
-        return spark.sparkContext
-    except Exception:  # PySparkNotImplementedError or an attribute error, by version
-        return None

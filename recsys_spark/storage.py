@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from pyspark.sql import SparkSession
 
 from recsys_spark.errors import ConfigError, RecsysError
+from recsys_spark.session import is_connect
 
 _HIDDEN = ("_", ".")
 
@@ -85,13 +86,27 @@ def storage_for(path: str, spark: SparkSession | None = None) -> Storage:
     Raises
     ------
     ConfigError
-        If a remote path is given without a session.
+        If a remote path is given without a session; over Spark Connect, if it is not local and absolute.
     """
+    if spark is not None and is_connect(spark):
+        return _storage_over_connect(path)
     if is_local(path) and (spark is None or urlsplit(path).scheme == "file" or _default_is_local(spark)):
         return LocalStorage()
     if spark is None:
         raise ConfigError("this path needs a running Spark session", where=path, remedy="use a stage command")
     return HadoopStorage(spark)
+
+
+def _storage_over_connect(path: str) -> Storage:
+    """Return the file system that client and server share; a client has no way to any other."""
+    if is_local(path) and local_path(path).is_absolute():
+        return LocalStorage()
+    raise ConfigError(
+        "over Spark Connect, files have to be where both client and server see them",
+        where=path,
+        allowed="an absolute path on a file system that both share",
+        remedy="write the path so, or run the job by spark-submit",
+    )
 
 
 def _default_is_local(spark: SparkSession) -> bool:

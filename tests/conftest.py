@@ -33,6 +33,12 @@ from recsys_spark.run_directory import Run, StageContext
 from recsys_spark.session import build_session
 from recsys_spark.storage import storage_for
 
+
+def python_path() -> str:
+    """Return a path on which a process of its own finds this package and its tests."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True)

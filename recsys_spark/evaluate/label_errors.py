@@ -14,12 +14,12 @@ from pyspark.sql import functions as F
 
 from recsys_spark.kernels.arrays import Float64Array
 from recsys_spark.kernels.label_metrics import auc, label_histogram, log_loss_sum
-from recsys_spark.kernels.pair_scores import pair_scores
 from recsys_spark.shared_value import SharedValue, shared
 from recsys_spark.train import Factorization
 
 _SCHEMA = "predictor string, n long, log_loss double, histogram binary"
 MODEL, ITEM_MEAN = "model", "item_mean"
+_SCORE = "score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,20 @@ def measure_label_errors(held_out: DataFrame, predictors: LabelPredictors) -> di
     held_out : DataFrame
         ``user_index, item_index, rating``, the rating 0 or 1.
     predictors : LabelPredictors
-        Goes to every task.
+        The item means go to every task.
 
     Returns
     -------
     dict
-        By predictor. The driver receives one histogram per task and predictor.
+        By predictor.
+
+    Notes
+    -----
+    Two joins, see ``Factorization.with_scores``. The driver receives one histogram per task and predictor.
     """
-    with shared(held_out.sparkSession, predictors) as everywhere:
-        rows = held_out.mapInArrow(partial(sum_label_errors, predictors=everywhere), _SCHEMA).toArrow().to_pylist()
+    scored = predictors.model.with_scores(held_out.select("user_index", "item_index", "rating"), _SCORE)
+    with shared(held_out.sparkSession, predictors.item_means) as everywhere:
+        rows = scored.mapInArrow(partial(sum_label_errors, item_means=everywhere), _SCHEMA).toArrow().to_pylist()
     found = {}
     for name in dict.fromkeys(row["predictor"] for row in rows):
         mine = [row for row in rows if row["predictor"] == name]
@@ -66,22 +71,20 @@ def measure_label_errors(held_out: DataFrame, predictors: LabelPredictors) -> di
 
 
 def sum_label_errors(
-    batches: Iterator[pa.RecordBatch], predictors: SharedValue[LabelPredictors]
+    batches: Iterator[pa.RecordBatch], item_means: SharedValue[Float64Array]
 ) -> Iterator[pa.RecordBatch]:
-    """Worker: held-out labels -> sums of log-losses and histograms of probabilities per predictor."""
+    """Worker: held-out labels with scores -> sums of log-losses and histograms of probabilities per predictor."""
     for batch in batches:
-        users, items, labels = (batch[name].to_numpy() for name in ("user_index", "item_index", "rating"))
-        if len(labels):
-            model = predictors.value.model
-            scores = pair_scores(model.user_vectors[users], model.item_vectors[items], model.global_mean, model.biases)
-            guesses = {MODEL: 0.5 * (1.0 + np.tanh(0.5 * scores)), ITEM_MEAN: predictors.value.item_means[items]}
-            wide = labels.astype(np.float64)
+        if batch.num_rows:
+            labels, scores = batch["rating"].to_numpy().astype(np.float64), batch[_SCORE].to_numpy()
+            items = batch["item_index"].to_numpy()
+            guesses = {MODEL: 0.5 * (1.0 + np.tanh(0.5 * scores)), ITEM_MEAN: item_means.value[items]}
             yield pa.RecordBatch.from_pydict(
                 {
                     "predictor": list(guesses),
                     "n": [len(labels)] * len(guesses),
-                    "log_loss": [log_loss_sum(guess, wide) for guess in guesses.values()],
-                    "histogram": [label_histogram(guess, wide).tobytes() for guess in guesses.values()],
+                    "log_loss": [log_loss_sum(guess, labels) for guess in guesses.values()],
+                    "histogram": [label_histogram(guess, labels).tobytes() for guess in guesses.values()],
                 }
             )
 

@@ -12,8 +12,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.kernels.arrays import Float64Array, Int32Array
-from recsys_spark.kernels.pair_scores import pair_scores
+from recsys_spark.kernels.arrays import Float64Array
 from recsys_spark.shared_value import SharedValue, shared
 from recsys_spark.train import Factorization
 
@@ -27,6 +26,15 @@ class Predictors:
     models: dict[str, Factorization]
     item_means: Float64Array
     training_mean: float
+    limits: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RatingGuesses:
+    """What tasks need besides the scores of the models, which are columns of these names."""
+
+    models: tuple[str, ...]
+    item_means: Float64Array
     limits: tuple[float, float] | None
 
 
@@ -50,16 +58,23 @@ def measure_rating_errors(held_out: DataFrame, predictors: Predictors) -> dict[s
     held_out : DataFrame
         ``user_index, item_index, rating``.
     predictors : Predictors
-        Goes to every task.
+        The item means go to every task.
 
     Returns
     -------
     dict
-        By predictor, ``item_mean`` among them; empty where nothing is held out. The driver receives one row
-        per task and predictor.
+        By predictor, ``item_mean`` among them; empty where nothing is held out.
+
+    Notes
+    -----
+    Two joins per model, see ``Factorization.with_scores``. The driver receives one row per task and predictor.
     """
-    with shared(held_out.sparkSession, predictors) as everywhere:
-        sums = held_out.mapInArrow(partial(sum_errors, predictors=everywhere), _SCHEMA).toArrow().to_pylist()
+    scored = held_out.select("user_index", "item_index", "rating")
+    for name, model in predictors.models.items():
+        scored = model.with_scores(scored, name, unknown=None if model.biases else predictors.training_mean)
+    guesses = RatingGuesses(tuple(predictors.models), predictors.item_means, predictors.limits)
+    with shared(held_out.sparkSession, guesses) as everywhere:
+        sums = scored.mapInArrow(partial(sum_errors, guesses=everywhere), _SCHEMA).toArrow().to_pylist()
     result = {}
     for name in dict.fromkeys(row["predictor"] for row in sums):
         mine = [row for row in sums if row["predictor"] == name]
@@ -69,12 +84,12 @@ def measure_rating_errors(held_out: DataFrame, predictors: Predictors) -> dict[s
     return result
 
 
-def sum_errors(batches: Iterator[pa.RecordBatch], predictors: SharedValue[Predictors]) -> Iterator[pa.RecordBatch]:
-    """Worker: held-out ratings -> sums of squared and absolute errors per predictor."""
+def sum_errors(batches: Iterator[pa.RecordBatch], guesses: SharedValue[RatingGuesses]) -> Iterator[pa.RecordBatch]:
+    """Worker: held-out ratings with scores -> sums of squared and absolute errors per predictor."""
     for batch in batches:
-        users, items, ratings = (batch[name].to_numpy() for name in ("user_index", "item_index", "rating"))
-        if len(ratings):
-            errors = {k: v - ratings for k, v in predict_all(users, items, predictors.value).items()}
+        if batch.num_rows:
+            ratings = batch["rating"].to_numpy()
+            errors = {name: values - ratings for name, values in _predictions(batch, guesses.value).items()}
             yield pa.RecordBatch.from_pydict(
                 {
                     "predictor": list(errors),
@@ -85,21 +100,13 @@ def sum_errors(batches: Iterator[pa.RecordBatch], predictors: SharedValue[Predic
             )
 
 
-def predict_all(users: Int32Array, items: Int32Array, predictors: Predictors) -> dict[str, Float64Array]:
-    """Return the predictions for pairs of users and items, float64 arrays by predictor."""
-    predictions = {name: _predict(model, users, items, predictors) for name, model in predictors.models.items()}
-    predictions["item_mean"] = predictors.item_means[items]
-    if predictors.limits is not None:
-        predictions = {name: np.clip(values, *predictors.limits) for name, values in predictions.items()}
+def _predictions(batch: pa.RecordBatch, guesses: RatingGuesses) -> dict[str, Float64Array]:
+    """Return the predictions for the pairs of a batch, float64 arrays by predictor."""
+    predictions = {name: batch[name].to_numpy() for name in guesses.models}
+    predictions["item_mean"] = guesses.item_means[batch["item_index"].to_numpy()]
+    if guesses.limits is not None:
+        predictions = {name: np.clip(values, *guesses.limits) for name, values in predictions.items()}
     return predictions
-
-
-def _predict(model: Factorization, users: Int32Array, items: Int32Array, predictors: Predictors) -> Float64Array:
-    scores = pair_scores(model.user_vectors[users], model.item_vectors[items], model.global_mean, model.biases)
-    if model.biases:
-        return scores
-    known = (model.user_degrees[users] > 0) & (model.item_degrees[items] > 0)
-    return np.where(known, scores, predictors.training_mean)
 
 
 def item_means(training: DataFrame, n_items: int, training_mean: float) -> Float64Array:

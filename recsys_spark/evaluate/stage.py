@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,13 +13,13 @@ from recsys_spark.config import TrainConfig
 from recsys_spark.evaluate.label_errors import LabelPredictors, item_label_means, measure_label_errors
 from recsys_spark.evaluate.ranking import measure_ranking, relevant_items
 from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
-from recsys_spark.rating_blocks import USERS
+from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.rating_split import split_ratings
 from recsys_spark.recommend import Candidates, users_with_history, write_lists
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import METRICS
-from recsys_spark.train import Factorization, fit_factors, training_ratings
+from recsys_spark.train import Continuation, Factorization, fit_factors, training_ratings
 
 TABLES = (METRICS,)
 MODEL, RATING_MODEL = "model", "rating_model"
@@ -51,6 +50,7 @@ def run(context: StageContext) -> dict[str, Any]:
     finally:
         training.unpersist()
         held_out.unpersist()
+        context.storage.remove(_vectors_folder(context))
     context.write(METRICS, context.spark.createDataFrame(rows, METRICS.schema))
     for name, metric, value, _ in rows:
         context.progress.say(f"evaluate: {metric} {value:.5f} ({name})", model=name, metric=metric, value=value)
@@ -73,6 +73,7 @@ def _nothing_to_measure(context: StageContext, n_training: int, n_held_out: int)
 
 def _fit(context: StageContext, training: DataFrame, config: TrainConfig, title: str) -> Factorization:
     sizes = context.record("index")
+    folder = join(_vectors_folder(context), title.replace(" ", "-"))
     return fit_factors(
         context.spark,
         training,
@@ -81,7 +82,13 @@ def _fit(context: StageContext, training: DataFrame, config: TrainConfig, title:
         n_items=sizes["n_items"],
         progress=context.progress,
         title=title,
+        continuation=Continuation(storage=context.storage, folder=folder),
     )
+
+
+def _vectors_folder(context: StageContext) -> str:
+    """Return where the vectors of the fits lie that are routed."""
+    return join(context.run.path, "_evaluated_vectors")
 
 
 def _error_rows(
@@ -160,12 +167,12 @@ def _ranking_rows(
 
 
 def _candidates(model: Factorization) -> Candidates:
-    """Return the items that the training ratings know, labelled by index."""
-    known = np.flatnonzero(model.item_degrees).astype(np.int32)
+    """Return the items that the training ratings know, labelled by index; their vectors come to the driver."""
+    known, vectors = model.trained_vectors(ITEMS)
     return Candidates.from_items(
         pa.array(known),
         known,
-        model.item_vectors[known],
+        vectors,
         model.item_degrees[known],
         n_items=len(model.item_degrees),
         global_mean=model.global_mean,

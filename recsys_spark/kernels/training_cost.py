@@ -125,9 +125,9 @@ def side_cost(
     nanoseconds_of_rows = nanoseconds[rungs]
     shared_out = _COST_OF_EXACT_SUMS * float(nanoseconds_of_rows[hot.rows].sum()) / n_blocks
     nanoseconds_of_rows[hot.rows] = 0.0
-    nanoseconds_of_blocks = _sum_by_block(nanoseconds_of_rows, n_blocks) + shared_out
-    rows_of_blocks = _sum_by_block((degrees > 0).astype(np.int64), n_blocks)
-    bytes_of_blocks = block_bytes(rows_of_blocks, _sum_by_block(degrees.astype(np.int64), n_blocks), weighted=weighted)
+    nanoseconds_of_blocks = sum_by_block(nanoseconds_of_rows, n_blocks) + shared_out
+    rows_of_blocks = sum_by_block((degrees > 0).astype(np.int64), n_blocks)
+    bytes_of_blocks = block_bytes(rows_of_blocks, sum_by_block(degrees.astype(np.int64), n_blocks), weighted=weighted)
     core_seconds = float(nanoseconds_of_blocks.sum()) / 1e9
     n_trained, most_rows = int(rows_of_blocks.sum()), int(rows_of_blocks.max())
     broadcast = _broadcast_bytes(n_fixed, len(degrees), width, problem, has_start)
@@ -192,7 +192,8 @@ def _count_methods(rows_of_length: Int64Array, methods: Int64Array) -> dict[str,
     return {method.name.lower(): int(counts[method]) for method in Method if counts[method]}
 
 
-def _sum_by_block(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]], n_blocks: int) -> Int64Array:
+def sum_by_block(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]], n_blocks: int) -> Int64Array:
+    """Sum the rows' values by block; row ``r`` is in block ``r % n_blocks``."""
     padded = np.zeros(-(-max(len(values), 1) // n_blocks) * n_blocks, dtype=values.dtype)
     padded[: len(values)] = values
     return np.asarray(padded.reshape(-1, n_blocks).sum(axis=0))

@@ -9,17 +9,20 @@ from recsys_spark.byte_sizes import human_size
 from recsys_spark.train import TrainingPlan, describe_methods
 
 
-def print_plan(console: Console, plan: TrainingPlan) -> None:
+def print_plan(console: Console, plan: TrainingPlan, reason: str = "") -> None:
     """Print what a training will take: by side, against the session's limits, and in time."""
+    shuffled = plan.predicted.shuffle_bytes_per_iteration
+    because = f" ({reason})" if reason else ""
     console.print(
         f"{plan.n_ratings:,} ratings, {plan.width} numbers per row, at most {plan.iterations} iterations, "
-        f"{plan.exchange} exchange, {plan.n_blocks} blocks per side on {plan.limits.cores} cores",
+        f"{plan.exchange} exchange{because}, {plan.n_blocks} blocks per side on {plan.limits.cores} cores",
         highlight=False,
     )
     console.print(_by_side(plan))
     console.print(_against_limits(plan))
     console.print(
-        f"shuffled: {human_size(plan.shuffle_bytes)} once, to block the ratings; nothing per iteration\n"
+        f"shuffled: {human_size(plan.shuffle_bytes)} once, to block the ratings; "
+        f"{human_size(shuffled) if shuffled else 'nothing'} per iteration\n"
         f"time, roughly: {plan.predicted.blocking_seconds:.1f} s to block the ratings, "
         f"{plan.predicted.iteration_seconds:.1f} s per iteration, {plan.seconds:.0f} s if all are needed",
         highlight=False,

@@ -1,8 +1,8 @@
 """``indexed_ratings`` -> ``user_factors`` and ``item_factors``, by alternating row solves on Spark."""
 
-from recsys_spark.train.alternating import fit_factors
+from recsys_spark.train.alternating import Continuation, fit_factors
 from recsys_spark.train.model import Factorization
 from recsys_spark.train.training_plan import TrainingPlan, describe_methods
 from recsys_spark.train.training_ratings import training_ratings
 
-__all__ = ["Factorization", "TrainingPlan", "describe_methods", "fit_factors", "training_ratings"]
+__all__ = ["Continuation", "Factorization", "TrainingPlan", "describe_methods", "fit_factors", "training_ratings"]

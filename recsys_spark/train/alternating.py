@@ -11,7 +11,7 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.errors import ConfigError
-from recsys_spark.rating_blocks import ITEMS, USERS, Side, choose_n_blocks
+from recsys_spark.rating_blocks import choose_n_blocks
 from recsys_spark.rating_split import split_ratings
 from recsys_spark.session import session_limits
 from recsys_spark.storage import Storage
@@ -20,21 +20,19 @@ from recsys_spark.train.checkpoints import (
     Fingerprints,
     fingerprint_of_config,
     fingerprint_of_observations,
-    fingerprint_of_vectors,
+    fingerprint_of_start,
 )
-from recsys_spark.train.half_iteration import peak_memory, row_problem
-from recsys_spark.train.loop_state import LoopState, first_vectors, penalty_of
+from recsys_spark.train.exchange import Exchange, Kept, Known
+from recsys_spark.train.exchange_choice import choose_exchange, plan_exchanges
+from recsys_spark.train.half_iteration import peak_memory
+from recsys_spark.train.held_back import HeldBack
+from recsys_spark.train.loop_state import LoopState
 from recsys_spark.train.model import Factorization, HalfIteration, Vectors
 from recsys_spark.train.observations import Observations, observations
 from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.route import RouteExchange
-from recsys_spark.train.route_blocks import RouteSettings
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings
-from recsys_spark.train.training_plan import (
-    measured_footprint,
-    plan_training,
-    why_route,
-)
+from recsys_spark.train.training_plan import TrainingPlan, measured_footprint
 from recsys_spark.train.validation import Validation
 
 if TYPE_CHECKING:
@@ -57,21 +55,18 @@ class Continuation:
         Fingerprint of the code, for those checkpoints.
     must_resume : bool
         Whether it is an error if there is none to go on from.
-    known : Vectors or None
-        A model to start from: zero where a row is not in it.
+    known : Known or None
+        A model to start from.
     storage, folder : Storage and str, or None
         Where the ``route`` exchange keeps vectors; they stay there for `Factorization.frames`.
-    collect : bool
-        Whether vectors that were routed come to the driver in the end.
     """
 
     checkpoints: Checkpoints | None = None
     code: str = ""
     must_resume: bool = False
-    known: Vectors | None = None
+    known: Known | None = None
     storage: Storage | None = None
     folder: str = ""
-    collect: bool = True
 
 
 def fit_factors(
@@ -136,78 +131,46 @@ def fit_factors(
     width = config.rank + config.uses_biases
     n_blocks = config.n_blocks or choose_n_blocks(limits.cores, given.n, max(n_users, n_items), width)
     started = time.monotonic()
-    users, items = block_ratings(training, n_users, n_items, n_blocks)
+    users, items = sides = block_ratings(training, n_users, n_items, n_blocks)
+    exchange: Exchange | None = None
     try:
         blocking_seconds = time.monotonic() - started
         progress.say(f"{title}: {given.n:,} ratings in 2 x {n_blocks} blocks after {blocking_seconds:.1f} s")
         weighted = "weight" in training.columns
-        plan = plan_training(config, users.degrees, items.degrees, n_blocks, limits, weighted=weighted)
-        reason = why_route(config, plan, has_storage=continuation.storage is not None)
-        for line in [f"route exchange: {reason}"] if reason else plan.lines():
+        plans = plan_exchanges(config, users.degrees, items.degrees, n_blocks, limits, weighted=weighted)
+        plan, reason = choose_exchange(config, plans, has_storage=continuation.storage is not None)
+        for line in plan.lines(reason):
             progress.say(f"{title}: {line}")
-        exchange, penalties = (
-            _begin_routed(spark, config, given.constant, users, items, n_blocks, continuation)
-            if reason
-            else _begin_replicated(config, given.constant, users, items, continuation)
-        )
-        state = LoopState(config, exchange, penalties)
-        iterate = _Iterations(config, state, _validation(held_back, config, given.constant), progress, title)
-        if isinstance(exchange, ReplicateExchange) and continuation.checkpoints is not None:
-            iterate.keep_checkpoints(continuation, exchange, training)
+        constant = _constant_of_rows(config, given.constant)
+        exchange = _make_exchange(spark, config, constant, plan, continuation)
+        validation = None if held_back is None else Validation(HeldBack(held_back, constant), config)
+        iterate = _Iterations(config, exchange, validation, continuation, progress, title)
         with progress.steps(title, iterate.parts * config.iterations) as steps:
-            iterate.run(users, items, steps)
-        model = _model(exchange, iterate, given, users, items, config, blocking_seconds)
-        if isinstance(exchange, RouteExchange):
-            return _with_routed(model, exchange, collect=continuation.collect)
+            iterate.run(users, items, training, steps)
+        model = _model(iterate, given, sides, config, blocking_seconds)
+        seconds = iterate.state.iteration_seconds
         n_jobs = 2 if config.updates == "alternating" else 3 * config.gradient_steps
-        actual = measured_footprint(
-            exchange.sizes, peak_memory(), blocking_seconds, state.iteration_seconds, n_jobs=n_jobs
-        )
+        actual = measured_footprint(exchange.sizes, peak_memory(), blocking_seconds, seconds, n_jobs=n_jobs)
         return replace(model, plan=plan, footprint=actual)
     finally:
-        for blocks in (users, items):
-            blocks.release()
+        for held in (exchange, *sides):
+            if held is not None:
+                held.release()
 
 
-def _begin_replicated(
-    config: TrainConfig, constant: float, users: SideBlocks, items: SideBlocks, continuation: Continuation
-) -> tuple[ReplicateExchange, dict[Side, float]]:
-    """Return the exchange with its first vectors in place, and the penalties of both sides."""
-    problem = row_problem(config)
-    first = first_vectors(config, users, items, continuation.known)
-    penalties = {
-        USERS: penalty_of(first.users, users, items, problem),
-        ITEMS: penalty_of(first.items, items, users, problem),
-    }
-    return ReplicateExchange(problem, _constant_of_rows(config, constant), first), penalties
-
-
-def _begin_routed(
-    spark: SparkSession,
-    config: TrainConfig,
-    constant: float,
-    users: SideBlocks,
-    items: SideBlocks,
-    n_blocks: int,
-    continuation: Continuation,
-) -> tuple[RouteExchange, dict[Side, float]]:
-    """Return the exchange with its first vectors in place, and the penalties of both sides."""
-    if continuation.storage is None:
-        raise ConfigError("exchange: route needs a place for its vectors", remedy="set train.exchange: replicate")
-    settings = RouteSettings(row_problem(config), _constant_of_rows(config, constant))
-    exchange = RouteExchange(spark, continuation.storage, continuation.folder, settings, n_blocks)
-    return exchange, {USERS: 0.0, ITEMS: exchange.begin(items, users, config.seed, config.rank)}
+def _make_exchange(
+    spark: SparkSession, config: TrainConfig, constant: float, plan: TrainingPlan, continuation: Continuation
+) -> Exchange:
+    """Return the exchange of a plan, without vectors yet."""
+    if plan.exchange == "replicate":
+        return ReplicateExchange(spark, config, constant)
+    assert continuation.storage is not None
+    return RouteExchange(spark, config, constant, plan.n_blocks, continuation.storage, continuation.folder)
 
 
 def _constant_of_rows(config: TrainConfig, constant: float) -> float:
     """Return what observations still hold of the constant: centred ratings have had it taken off already."""
     return constant if config.loss == "logistic" else 0.0
-
-
-def _validation(held_back: DataFrame | None, config: TrainConfig, constant: float) -> Validation | None:
-    if held_back is None:
-        return None
-    return Validation(held_back, config, _constant_of_rows(config, constant))
 
 
 class _Iterations:
@@ -216,40 +179,49 @@ class _Iterations:
     def __init__(
         self,
         config: TrainConfig,
-        state: LoopState,
+        exchange: Exchange,
         validation: Validation | None,
+        continuation: Continuation,
         progress: Progress,
         title: str,
     ) -> None:
-        self._config, self.state, self.validation = config, state, validation
+        self._config, self._exchange, self._validation = config, exchange, validation
+        self._continuation, self._checkpoints = continuation, continuation.checkpoints
         self._progress, self._title = progress, title
-        self._checkpoints: Checkpoints | None = None
+        self.state = LoopState(config, exchange)
 
-    def keep_checkpoints(self, continuation: Continuation, exchange: ReplicateExchange, training: DataFrame) -> None:
-        """Write checkpoints on the way, and begin with the newest one if it fits."""
-        self._checkpoints = continuation.checkpoints
-        self._must_resume = continuation.must_resume
-        self._exchange = exchange
-        self._fingerprints = Fingerprints(
-            fingerprint_of_observations(training),
-            fingerprint_of_config(self._config),
-            continuation.code,
-            fingerprint_of_vectors(exchange.vectors),
-        )
+    @property
+    def best(self) -> Kept:
+        """The vectors of the best iteration so far: the last one, if nothing was kept back to judge by."""
+        best = None if self._validation is None else self._validation.best
+        return self._exchange.vectors if best is None else best
 
-    def run(self, users: SideBlocks, items: SideBlocks, steps: Steps) -> None:
-        """Iterate to the end."""
-        if self._checkpoints is not None:
-            self._resume(self._checkpoints, steps)
+    def run(self, users: SideBlocks, items: SideBlocks, training: DataFrame, steps: Steps) -> None:
+        """Begin, or go on, and iterate to the end."""
+        fingerprints = self._fingerprints(training) if self._checkpoints is not None else None
+        if fingerprints is None or not self._resume(fingerprints, users, items, steps):
+            self.state.penalties = self._exchange.begin(users, items, self._continuation.known)
+        self._let_go()
         is_over = False
         while not is_over and self.state.iteration < self._config.iterations:
             iteration = self.state.iteration + 1
             for step in self._solve(iteration, users, items):
                 steps.done(f"{step.side}, objective {step.objective:,.6g}", side=step.side, objective=step.objective)
             is_over = self._validate() | self.state.has_converged()
-            if self._checkpoints is not None and not is_over:
-                best = self.validation.best if self.validation else None
-                self._checkpoints.save_if_due(self.state, self._exchange.vectors, self._fingerprints, best)
+            if self._checkpoints is not None and fingerprints is not None and not is_over:
+                self._checkpoints.save_if_due(self.state, fingerprints, self.best)
+            self._let_go()
+
+    def _fingerprints(self, training: DataFrame) -> Fingerprints:
+        return Fingerprints(
+            fingerprint_of_observations(training),
+            fingerprint_of_config(self._config),
+            self._continuation.code,
+            fingerprint_of_start(self._continuation.known),
+        )
+
+    def _let_go(self) -> None:
+        self._exchange.keep_only([self.best], self._checkpoints.folders() if self._checkpoints is not None else [])
 
     @property
     def parts(self) -> int:
@@ -264,34 +236,34 @@ class _Iterations:
             yield self.state.solve(iteration, rows, fixed)
 
     def _validate(self) -> bool:
-        if self.validation is None:
+        if self._validation is None:
             return False
-        assert isinstance(self.state.exchange, ReplicateExchange)
-        vectors = self.state.exchange.vectors
-        loss = self.validation.loss(vectors)
+        loss = self._validation.loss(self._exchange)
         self.state.note_validation(loss)
-        return self.validation.note(vectors, loss)
+        return self._validation.note(self._exchange.vectors, loss)
 
-    def _resume(self, checkpoints: Checkpoints, steps: Steps) -> None:
-        """Go on from the newest checkpoint that fits."""
-        place = checkpoints.latest()
-        differing = checkpoints.differing(place, self._fingerprints) if place else []
+    def _resume(self, fingerprints: Fingerprints, users: SideBlocks, items: SideBlocks, steps: Steps) -> bool:
+        """Go on from the newest checkpoint that fits; return whether there was one."""
+        assert self._checkpoints is not None
+        place = self._checkpoints.latest()
+        differing = self._checkpoints.differing(place, fingerprints) if place else []
         if place is None or differing:
-            if place or self._must_resume:
+            if place or self._continuation.must_resume:
                 self._refuse(place, differing)
-            return
-        best = checkpoints.restore(place, self.state, self._exchange)
-        if self.validation is not None:
+            return False
+        best = self._checkpoints.restore(place, self.state, users, items)
+        if self._validation is not None:
             for step in self.state.history:
                 if step.validation is not None:
-                    self.validation.note(self._exchange.vectors if best is None else best, step.validation)
+                    self._validation.note(self._exchange.vectors if best is None else best, step.validation)
         steps.skip(self.parts * self.state.iteration)
         self._progress.say(f"{self._title}: goes on after iteration {self.state.iteration}, from {place}")
+        return True
 
     def _refuse(self, place: str | None, differing: list[str]) -> None:
         """Say why there is no going on; raise where that is an error."""
         what = f"the checkpoint cannot be used: other {', '.join(differing)}" if place else "there is no checkpoint"
-        if self._must_resume:
+        if self._continuation.must_resume:
             raise ConfigError(
                 what,
                 where=place or "",
@@ -301,18 +273,16 @@ class _Iterations:
 
 
 def _model(
-    exchange: ReplicateExchange | RouteExchange,
     iterate: _Iterations,
     given: Observations,
-    users: SideBlocks,
-    items: SideBlocks,
+    sides: tuple[SideBlocks, SideBlocks],
     config: TrainConfig,
     blocking_seconds: float,
 ) -> Factorization:
+    trained = iterate.state.exchange.trained(iterate.best)
     nothing = np.zeros((0, config.rank + config.uses_biases), np.float32)
-    vectors = exchange.vectors if isinstance(exchange, ReplicateExchange) else Vectors(nothing, nothing)
-    if iterate.validation is not None and iterate.validation.best is not None:
-        vectors = iterate.validation.best
+    vectors = trained if isinstance(trained, Vectors) else Vectors(nothing, nothing)
+    users, items = sides
     return Factorization(
         vectors.users,
         vectors.items,
@@ -324,17 +294,5 @@ def _model(
         config.loss,
         iterate.state.history,
         blocking_seconds,
-    )
-
-
-def _with_routed(model: Factorization, exchange: RouteExchange, *, collect: bool) -> Factorization:
-    """Return the model with its routed vectors as frames, and collected if asked."""
-    model = replace(model, frames={side: exchange.rows(side, biases=model.biases) for side in (USERS, ITEMS)})
-    if not collect:
-        return model
-    width = model.user_vectors.shape[1]
-    return replace(
-        model,
-        user_vectors=exchange.vectors(USERS, len(model.user_degrees), width),
-        item_vectors=exchange.vectors(ITEMS, len(model.item_degrees), width),
+        frames={} if isinstance(trained, Vectors) else trained,
     )

@@ -6,28 +6,33 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.kernels.arrays import Float32Array
 from recsys_spark.rating_blocks import ITEMS, USERS
-from recsys_spark.storage import Storage, join, literal_path, read_json
+from recsys_spark.storage import Storage, join, read_json
+from recsys_spark.train.exchange import Kept, Known
 from recsys_spark.train.loop_state import LoopState
-from recsys_spark.train.model import HalfIteration, Vectors
-from recsys_spark.train.replicate import ReplicateExchange
+from recsys_spark.train.model import HalfIteration
+from recsys_spark.train.side_blocks import SideBlocks
 
 if TYPE_CHECKING:
     # Workers import this package, and have no pydantic.
     from recsys_spark.config import TrainConfig
 
-_SCHEMA = "name string, first_row int, n_rows int, width int, vectors binary"
-_BYTES_PER_CHUNK = 64 << 20
 # They decide how far training goes or where its tasks run, not what an iteration does.
-_NOT_IN_FINGERPRINT = {"iterations", "tolerance", "patience", "checkpoint_interval", "n_blocks", "warm_start"}
+_NOT_IN_FINGERPRINT = {
+    "iterations",
+    "tolerance",
+    "patience",
+    "checkpoint_interval",
+    "n_blocks",
+    "warm_start",
+    "exchange",
+}
+_RECORD = "checkpoint.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,6 @@ class Checkpoints:
 
     Parameters
     ----------
-    spark : SparkSession
     storage : Storage
         Of the folder.
     folder : str
@@ -57,10 +61,10 @@ class Checkpoints:
         Iterations between two checkpoints.
     """
 
-    def __init__(self, spark: SparkSession, storage: Storage, folder: str, interval: int) -> None:
-        self._spark, self._storage, self._folder, self._interval = spark, storage, folder, interval
+    def __init__(self, storage: Storage, folder: str, interval: int) -> None:
+        self._storage, self._folder, self._interval = storage, folder, interval
 
-    def save_if_due(self, state: LoopState, vectors: Vectors, fingerprints: Fingerprints, best: Vectors | None) -> None:
+    def save_if_due(self, state: LoopState, fingerprints: Fingerprints, best: Kept | None) -> None:
         """Write a checkpoint after every so many iterations, then remove the one before.
 
         The record is written last, so that a checkpoint without one is none.
@@ -70,17 +74,17 @@ class Checkpoints:
         name = f"iteration={state.iteration:06}"
         place = join(self._folder, name)
         self._storage.remove(place)
-        named = {"users": vectors.users, "items": vectors.items}
-        if best is not None and best is not vectors:
-            named |= {"best_users": best.users, "best_items": best.items}
-        table = pa.Table.from_batches([batch for key, vectors in named.items() for batch in _chunks(key, vectors)])
-        self._spark.createDataFrame(table).write.mode("error").parquet(join(place, "vectors"))
+        exchange = state.exchange
+        saved = {"vectors": exchange.save(exchange.vectors, join(place, "vectors"))}
+        if best is not None and best is not exchange.vectors:
+            saved["best"] = exchange.save(best, join(place, "best"))
         record = {
             "fingerprints": asdict(fingerprints),
             "penalties": {side.name: value for side, value in state.penalties.items()},
             "history": [asdict(step) for step in state.history],
+            "saved": saved,
         }
-        self._storage.write_text(join(place, "checkpoint.json"), json.dumps(record))
+        self._storage.write_text(join(place, _RECORD), json.dumps(record))
         for other in self._storage.list_names(self._folder):
             if other != name:
                 self._storage.remove(join(self._folder, other))
@@ -88,22 +92,34 @@ class Checkpoints:
     def latest(self) -> str | None:
         """Return the place of the newest whole checkpoint."""
         places = [join(self._folder, name) for name in self._storage.list_names(self._folder)]
-        whole = [place for place in sorted(places) if self._storage.exists(join(place, "checkpoint.json"))]
+        whole = [place for place in sorted(places) if self._is_whole(place)]
         return whole[-1] if whole else None
+
+    def folders(self) -> list[str]:
+        """Return the folders of vectors that the newest whole checkpoint needs."""
+        place = self.latest()
+        return [] if place is None else _folders(self._record(place))
 
     def differing(self, place: str, fingerprints: Fingerprints) -> list[str]:
         """Return what differs between a checkpoint and the training that would go on from it."""
-        return fingerprints.differing(read_json(self._storage, join(place, "checkpoint.json"))["fingerprints"])
+        return fingerprints.differing(self._record(place)["fingerprints"])
 
-    def restore(self, place: str, state: LoopState, exchange: ReplicateExchange) -> Vectors | None:
+    def restore(self, place: str, state: LoopState, users: SideBlocks, items: SideBlocks) -> Kept | None:
         """Put a state back to where the checkpoint was taken, bit for bit; return the best vectors, if kept apart."""
-        record = read_json(self._storage, join(place, "checkpoint.json"))
-        rows = self._spark.read.schema(_SCHEMA).parquet(literal_path(join(place, "vectors"))).toArrow()
-        named = _from_chunks(rows)
-        exchange.vectors = Vectors(named["users"], named["items"])
+        record = self._record(place)
+        state.exchange.vectors = state.exchange.restore(record["saved"]["vectors"], users, items)
         state.penalties = {side: record["penalties"][side.name] for side in (USERS, ITEMS)}
         state.history = [HalfIteration(**step) for step in record["history"]]
-        return Vectors(named["best_users"], named["best_items"]) if "best_users" in named else None
+        best = record["saved"].get("best")
+        return None if best is None else state.exchange.restore(best, users, items)
+
+    def _is_whole(self, place: str) -> bool:
+        exists = self._storage.exists
+        return exists(join(place, _RECORD)) and all(map(exists, _folders(self._record(place))))
+
+    def _record(self, place: str) -> dict[str, Any]:
+        record: dict[str, Any] = read_json(self._storage, join(place, _RECORD))
+        return record
 
     def remove(self) -> None:
         """Remove all checkpoints, when training is over."""
@@ -123,36 +139,12 @@ def fingerprint_of_config(config: TrainConfig) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def fingerprint_of_vectors(vectors: Vectors) -> str:
-    """Return a hash of the vectors that training starts from."""
-    content = hashlib.sha256(vectors.users.tobytes())
-    content.update(vectors.items.tobytes())
-    return content.hexdigest()[:16]
+def fingerprint_of_start(known: Known | None) -> str:
+    """Return a hash of the model that training starts from; one pass per side."""
+    if known is None:
+        return "seed"
+    return " ".join(fingerprint_of_observations(known[side]) for side in (USERS, ITEMS))
 
 
-def _chunks(name: str, vectors: Float32Array) -> list[pa.RecordBatch]:
-    n_rows, width = vectors.shape
-    step = max(1, _BYTES_PER_CHUNK // (4 * max(width, 1)))
-    firsts = range(0, max(n_rows, 1), step)
-    parts = [np.ascontiguousarray(vectors[first : first + step]) for first in firsts]
-    return [
-        pa.RecordBatch.from_pydict(
-            {
-                "name": pa.array([name]),
-                "first_row": pa.array([first], pa.int32()),
-                "n_rows": pa.array([n_rows], pa.int32()),
-                "width": pa.array([width], pa.int32()),
-                "vectors": pa.array([part.tobytes()], pa.binary()),
-            }
-        )
-        for first, part in zip(firsts, parts, strict=True)
-    ]
-
-
-def _from_chunks(rows: pa.Table) -> dict[str, Float32Array]:
-    named: dict[str, Float32Array] = {}
-    for row in rows.to_pylist():
-        whole = named.setdefault(row["name"], np.zeros((row["n_rows"], row["width"]), np.float32))
-        part = np.frombuffer(row["vectors"], np.float32).reshape(-1, row["width"])
-        whole[row["first_row"] : row["first_row"] + len(part)] = part
-    return named
+def _folders(record: Mapping[str, Any]) -> list[str]:
+    return [saved[side.name] for saved in record.get("saved", {}).values() for side in (USERS, ITEMS)]

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from recsys_spark.errors import NumericalError
-from recsys_spark.kernels.arrays import Float32Array
-from recsys_spark.kernels.initialization import initial_factors
-from recsys_spark.kernels.objective import penalty, row_penalties
-from recsys_spark.kernels.solve_rows import RowProblem
-from recsys_spark.rating_blocks import ITEMS, USERS, Side
-from recsys_spark.train.model import HalfIteration, Vectors
+from recsys_spark.rating_blocks import Side
+from recsys_spark.train.exchange import Exchange
+from recsys_spark.train.model import HalfIteration
 from recsys_spark.train.row_errors import with_row
 from recsys_spark.train.shares import Shares
 from recsys_spark.train.side_blocks import SideBlocks
@@ -27,39 +21,6 @@ if TYPE_CHECKING:
 
 # Rows are stored in single precision: a descent of less than this share of the objective is rounding.
 _ROUNDING = 1e-6
-_ROWS_PER_PART = 1 << 14
-
-
-class Exchange(Protocol):
-    """Where both sides' vectors are, and how the fixed side gets to the tasks that solve the other."""
-
-    def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
-        """Solve every row of a side against the fixed side, and keep the new vectors."""
-
-    def step_both(self, users: SideBlocks, items: SideBlocks) -> tuple[Shares, dict[Side, float]]:
-        """Take simultaneous gradient steps, where the exchange can; return both sides' shares and penalties."""
-
-
-def first_vectors(config: TrainConfig, users: SideBlocks, items: SideBlocks, known: Vectors | None = None) -> Vectors:
-    """Return the vectors that training starts from.
-
-    Items begin as random factors of length about 1 without a bias, users as zeros, for the users are solved
-    first. Where a model is known already, rows with a vector of it begin there; rows without ratings are zero.
-    """
-    width = config.rank + config.uses_biases
-    n_items = len(items.degrees)
-    item_vectors = np.zeros((n_items, width), np.float32)
-    item_vectors[:, : config.rank] = initial_factors(config.seed, ITEMS.number, np.arange(n_items), config.rank)
-    vectors = Vectors(np.zeros((len(users.degrees), width), np.float32), item_vectors)
-    if known is not None:
-        for side in (USERS, ITEMS):
-            is_known = known.of(side).any(axis=1)
-            vectors.of(side)[is_known] = known.of(side)[is_known]
-    vectors.users[users.degrees == 0] = 0.0
-    vectors.items[items.degrees == 0] = 0.0
-    if config.nonnegative:
-        np.abs(vectors.items[:, : config.rank], out=vectors.items[:, : config.rank])
-    return vectors
 
 
 class LoopState:
@@ -70,14 +31,18 @@ class LoopState:
     config : TrainConfig
     exchange : Exchange
         Holds the vectors.
+
+    Attributes
+    ----------
     penalties : dict of Side to float
-        Regularisation of both sides' first vectors.
+        Regularisation of both sides' vectors.
+    history : list of HalfIteration
     """
 
-    def __init__(self, config: TrainConfig, exchange: Exchange, penalties: dict[Side, float]) -> None:
+    def __init__(self, config: TrainConfig, exchange: Exchange) -> None:
         self._config = config
         self.exchange = exchange
-        self.penalties = penalties
+        self.penalties: dict[Side, float] = {}
         self.history: list[HalfIteration] = []
 
     @property
@@ -143,18 +108,6 @@ class LoopState:
         if not earlier:
             return False
         return earlier[-1] - self.history[-1].objective <= self._config.tolerance * earlier[-1]
-
-
-def penalty_of(vectors: Float32Array, rows: SideBlocks, fixed: SideBlocks, problem: RowProblem) -> float:
-    """Return the regularisation of a side's vectors."""
-    unobserved = problem.loss.all_pairs_weight * fixed.is_trained.sum() if problem.loss.counts_unobserved else 0.0
-    width, regularization = vectors.shape[1], problem.regularization
-    # In parts: in double precision, and beside its penalties, a side is four times its size.
-    parts = (slice(first, first + _ROWS_PER_PART) for first in range(0, len(vectors), _ROWS_PER_PART))
-    shares = (
-        penalty(vectors[part], row_penalties(rows.degrees[part], width, regularization, unobserved)) for part in parts
-    )
-    return math.fsum(itertools.chain.from_iterable(shares))
 
 
 def _rounded(value: float) -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 
-from recsys_spark.factor_tables import factor_rows
+from recsys_spark.factor_tables import collect_rows, factor_rows
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
-from recsys_spark.rating_blocks import USERS, Side
+from recsys_spark.rating_blocks import ITEMS, USERS, Side
+from recsys_spark.train.scored_pairs import with_scores
 from recsys_spark.train.training_plan import Footprint, TrainingPlan
 
 
@@ -52,7 +54,8 @@ class Factorization:
     Attributes
     ----------
     user_vectors, item_vectors : float32 arrays of shape (n_users, width), (n_items, width)
-        The factors, and with biases one more column, the bias. Rows without ratings are zero.
+        The factors, and with biases one more column, the bias. Rows without ratings are zero. Where vectors were
+        routed, without rows: they are in ``frames``.
     user_degrees, item_degrees : int32 arrays
         Ratings each row was solved from.
     mean_rating : float
@@ -68,9 +71,9 @@ class Factorization:
     frames : dict of Side to DataFrame
         Where vectors were routed: rows of (index, factors, bias, n_ratings), still on storage.
     plan : TrainingPlan or None
-        What was predicted before the first iteration; None where vectors were routed.
+        What was predicted before the first iteration.
     footprint : Footprint or None
-        What it took; None where vectors were routed, or a checkpoint left nothing to do.
+        What it took; None where a checkpoint left nothing to do.
     """
 
     user_vectors: Float32Array
@@ -91,10 +94,44 @@ class Factorization:
         """Return a side's vectors as rows of (index, factors, bias, n_ratings); rows without ratings are left out."""
         if side in self.frames:
             return self.frames[side]
-        vectors, degrees = (
-            (self.user_vectors, self.user_degrees) if side == USERS else (self.item_vectors, self.item_degrees)
-        )
+        vectors, degrees = self._arrays(side)
         return factor_rows(spark, side, vectors, degrees, biases=self.biases)
+
+    def both_sides(self, spark: SparkSession) -> dict[Side, DataFrame]:
+        """Return the rows of both sides, as another training may start from."""
+        return {side: self.rows(spark, side) for side in (USERS, ITEMS)}
+
+    def with_scores(self, pairs: DataFrame, name: str, *, unknown: float | None = None) -> DataFrame:
+        """Add a column of this model's scores to pairs; see ``scored_pairs.with_scores`` for joins and parameters."""
+        return with_scores(
+            pairs,
+            self.both_sides(pairs.sparkSession),
+            name,
+            rank=self.rank,
+            biases=self.biases,
+            constant=self.global_mean,
+            unknown=unknown,
+        )
+
+    def trained_vectors(self, side: Side) -> tuple[Int32Array, Float32Array]:
+        """Return indexes and vectors of a side's rows that have ratings, on the driver wherever they were."""
+        if side in self.frames:
+            return collect_rows(self.frames[side], side, biases=self.biases)
+        vectors, degrees = self._arrays(side)
+        index = np.flatnonzero(degrees).astype(np.int32)
+        return index, vectors[index]
+
+    def collected(self) -> Factorization:
+        """Return the model with both sides' vectors on the driver, wherever they were."""
+        found = {}
+        for side, degrees in ((USERS, self.user_degrees), (ITEMS, self.item_degrees)):
+            found[side] = np.zeros((len(degrees), self.item_vectors.shape[1]), np.float32)
+            index, vectors = self.trained_vectors(side)
+            found[side][index] = vectors
+        return replace(self, user_vectors=found[USERS], item_vectors=found[ITEMS], frames={})
+
+    def _arrays(self, side: Side) -> tuple[Float32Array, Int32Array]:
+        return (self.user_vectors, self.user_degrees) if side == USERS else (self.item_vectors, self.item_degrees)
 
     @property
     def rank(self) -> int:

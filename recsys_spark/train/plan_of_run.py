@@ -11,15 +11,15 @@ from pyspark.sql import functions as F
 from recsys_spark.kernels.arrays import Int32Array
 from recsys_spark.rating_blocks import ITEMS, USERS, Side, choose_n_blocks
 from recsys_spark.session import session_limits
+from recsys_spark.train.exchange_choice import ExchangePlans, plan_exchanges
 from recsys_spark.train.observations import fitted_ratings
-from recsys_spark.train.training_plan import TrainingPlan, plan_training
 from recsys_spark.train.training_ratings import training_ratings
 
 if TYPE_CHECKING:
     from recsys_spark.run_directory import StageContext
 
 
-def plan_run(context: StageContext) -> TrainingPlan:
+def plan_run(context: StageContext) -> ExchangePlans:
     """Predict what training a run will take, from its ``indexed_ratings``.
 
     Parameters
@@ -29,7 +29,7 @@ def plan_run(context: StageContext) -> TrainingPlan:
 
     Returns
     -------
-    TrainingPlan
+    ExchangePlans
         With all ratings: those that ``train.validation_share`` would keep back are counted as well.
 
     Notes
@@ -44,7 +44,7 @@ def plan_run(context: StageContext) -> TrainingPlan:
     n_ratings, width = int(users.sum(dtype=np.int64)), config.rank + config.uses_biases
     n_blocks = config.n_blocks or choose_n_blocks(limits.cores, n_ratings, max(n_users, n_items), width)
     weighted = "weight" in ratings.columns or config.half_life_days is not None
-    return plan_training(config, users, items, n_blocks, limits, weighted=weighted)
+    return plan_exchanges(config, users, items, n_blocks, limits, weighted=weighted)
 
 
 def _degrees(ratings: DataFrame, side: Side, n_rows: int) -> Int32Array:

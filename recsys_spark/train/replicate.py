@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
-from recsys_spark.kernels.solve_rows import RowProblem
-from recsys_spark.rating_blocks import Side
-from recsys_spark.train.half_iteration import half_iteration_input, solve_side
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from recsys_spark.factor_tables import collect_rows
+from recsys_spark.kernels.arrays import Float32Array, Float64Array
+from recsys_spark.kernels.pair_scores import pair_scores
+from recsys_spark.rating_blocks import ITEMS, USERS, Side
+from recsys_spark.storage import join, literal_path
+from recsys_spark.train.exchange import Known
+from recsys_spark.train.first_vectors import first_vectors, make_feasible, penalty_of
+from recsys_spark.train.half_iteration import half_iteration_input, row_problem, solve_side
+from recsys_spark.train.held_back import HeldBack
 from recsys_spark.train.model import Vectors
 from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
 from recsys_spark.train.simultaneous import step_both_sides
+from recsys_spark.train.vector_blocks import VECTOR_BLOCK_SCHEMA, collect_vectors, vector_chunks
+
+if TYPE_CHECKING:
+    # Workers import this package, and have no pydantic.
+    from recsys_spark.config import TrainConfig
 
 
 class ReplicateExchange:
-    """Both sides' vectors on the driver.
+    """Both sides' vectors on the driver; see ``Exchange``.
 
     Parameters
     ----------
-    problem : RowProblem
+    spark : SparkSession
+    config : TrainConfig
     constant : float
         Part of every score that the observations still hold.
-    vectors : Vectors
-        Where training starts from.
     """
 
-    def __init__(self, problem: RowProblem, constant: float, vectors: Vectors) -> None:
-        self._problem, self._constant = problem, constant
-        self.vectors = vectors
-        # Of the half-iterations of this process; a checkpoint has none.
+    vectors: Vectors
+
+    def __init__(self, spark: SparkSession, config: TrainConfig, constant: float) -> None:
+        self._spark, self._config, self._constant = spark, config, constant
+        self._problem = row_problem(config)
         self.sizes: list[HalfIterationSizes] = []
+
+    def begin(self, users: SideBlocks, items: SideBlocks, known: Known | None) -> dict[Side, float]:
+        """Make both sides' first vectors; those that are known come to the driver."""
+        self._take(users, items)
+        self.vectors = first_vectors(self._config, self._problem, users, items)
+        for blocks in (users, items):
+            if known is not None:
+                self._overlay(blocks, known[blocks.side])
+        return {
+            USERS: penalty_of(self.vectors.users, users, items, self._problem),
+            ITEMS: penalty_of(self.vectors.items, items, users, self._problem),
+        }
 
     def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
         """Solve every row of a side against the fixed side; for shuffles see ``solve_side``."""
@@ -44,3 +72,52 @@ class ReplicateExchange:
             self.sizes += step.sizes
             self.vectors = step.vectors
         return Shares(step.observed, step.unobserved, sum(step.penalties.values())), step.penalties
+
+    def pair_scores(self, pairs: HeldBack) -> tuple[Float32Array, Float64Array]:
+        """Score pairs on the driver, without a job after the first time."""
+        users, items, values = pairs.arrays
+        vectors = self.vectors
+        return values, pair_scores(vectors.users[users], vectors.items[items], pairs.constant, self._config.uses_biases)
+
+    def save(self, vectors: Vectors, place: str) -> dict[str, Any]:
+        """Write both sides, through the driver."""
+        saved = {}
+        for side, degrees in self._degrees.items():
+            saved[side.name] = join(place, side.name)
+            chunks = self._spark.createDataFrame(vector_chunks(vectors.of(side), degrees))
+            chunks.write.mode("error").parquet(saved[side.name])
+        return saved
+
+    def restore(self, saved: Mapping[str, Any], users: SideBlocks, items: SideBlocks) -> Vectors:
+        """Collect both sides."""
+        self._take(users, items)
+        read = self._spark.read.schema(VECTOR_BLOCK_SCHEMA)
+        width = self._config.rank + self._config.uses_biases
+        found = {
+            side: collect_vectors(read.parquet(literal_path(saved[side.name])), len(degrees), width)
+            for side, degrees in self._degrees.items()
+        }
+        return Vectors(found[USERS], found[ITEMS])
+
+    def keep_only(self, kept: Collection[Vectors], folders: Collection[str]) -> None:
+        """Do nothing: arrays go when nobody holds them."""
+
+    def trained(self, vectors: Vectors) -> Vectors:
+        """Return the arrays themselves."""
+        return vectors
+
+    def release(self) -> None:
+        """Do nothing: nothing is held but arrays."""
+
+    def _take(self, users: SideBlocks, items: SideBlocks) -> None:
+        self._degrees = {USERS: users.degrees, ITEMS: items.degrees}
+
+    def _overlay(self, blocks: SideBlocks, known: DataFrame) -> None:
+        """Let trained rows that are known begin there."""
+        biases = self._config.uses_biases
+        rows, found = collect_rows(known, blocks.side, biases=biases)
+        if not len(rows):
+            return
+        trained = blocks.degrees[rows] > 0
+        make_feasible(found, self._problem)
+        self.vectors.of(blocks.side)[rows[trained]] = found[trained]

@@ -7,85 +7,100 @@ block of the fixed side sends each block of the rows one message: the vectors of
 from __future__ import annotations
 
 import math
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import RecsysError
-from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array
 from recsys_spark.kernels.fixed_side import AllPairs, all_pairs
 from recsys_spark.kernels.gramian import ExactSum, gramian_of
 from recsys_spark.kernels.hot_sums import Bounds
-from recsys_spark.rating_blocks import Side, placements
-from recsys_spark.shared_value import shared
+from recsys_spark.rating_blocks import ITEMS, USERS, Side, placements
+from recsys_spark.shared_value import pickled_bytes, shared
 from recsys_spark.storage import Storage, join, literal_path
-from recsys_spark.train.half_iteration import needs_start
+from recsys_spark.train.exchange import Known
+from recsys_spark.train.first_vectors import unobserved_degree
+from recsys_spark.train.half_iteration import needs_start, row_problem
+from recsys_spark.train.held_back import HeldBack
 from recsys_spark.train.route_blocks import (
     FACTOR_BLOCK_SCHEMA,
     GRAMIAN_SCHEMA,
     MESSAGE_SCHEMA,
     NOT_SENT,
+    SIZES,
+    FirstRows,
     RouteSettings,
+    begin_routed,
     block_gramians,
     find_links,
-    first_factor_blocks,
-    matrix_of,
-    restore_copies,
+    send_ratings,
     send_rows,
     solve_routed,
-    unpack_factor_blocks,
+    split_known,
 )
-from recsys_spark.train.shares import Shares
+from recsys_spark.train.scored_pairs import with_scores
+from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
+from recsys_spark.train.vector_blocks import VECTOR_BLOCK_SCHEMA, vector_rows
 
-_MOST_ATTEMPTS = 3
+if TYPE_CHECKING:
+    # Workers import this module, and have no pydantic.
+    from recsys_spark.config import TrainConfig
+
+Work = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+RoutedVectors = dict[Side, str]
+"""The folder of each side's blocks."""
 
 
 class RouteExchange:
-    """Both sides' vectors in blocks on storage, and the links between the blocks.
+    """Both sides' vectors in blocks on storage, and the links between the blocks; see ``Exchange``.
 
     Parameters
     ----------
     spark : SparkSession
+    config : TrainConfig
+    constant : float
+        Part of every score that the observations still hold.
+    n_blocks : int
     storage : Storage
         Of the folder.
     folder : str
-        Where the vectors lie; emptied first.
-    settings : RouteSettings
-    n_blocks : int
+        Where the vectors lie.
     """
 
     def __init__(
-        self, spark: SparkSession, storage: Storage, folder: str, settings: RouteSettings, n_blocks: int
+        self, spark: SparkSession, config: TrainConfig, constant: float, n_blocks: int, storage: Storage, folder: str
     ) -> None:
-        self._spark, self._storage, self._folder = spark, storage, folder
-        self._settings, self._n_blocks = settings, n_blocks
-        self._paths: dict[Side, str] = {}
+        self._spark, self._config, self._n_blocks = spark, config, n_blocks
+        self._storage, self._folder = storage, folder
+        self._settings = RouteSettings(row_problem(config), constant)
         self._links: dict[Side, DataFrame] = {}
-        self._n_written = 0
-        storage.remove(folder)
+        self.vectors: RoutedVectors = {}
+        self.sizes: list[HalfIterationSizes] = []
 
-    def begin(self, rows: SideBlocks, fixed: SideBlocks, seed: int, rank: int) -> float:
-        """Give a side its first vectors, block by block; return their penalty.
+    def begin(self, users: SideBlocks, items: SideBlocks, known: Known | None) -> dict[Side, float]:
+        """Make both sides' first vectors, block by block.
 
         Notes
         -----
-        One job, no shuffle.
+        Per side one shuffle, of what is known.
         """
-        loss = self._settings.problem.loss
-        unobserved = loss.all_pairs_weight * fixed.is_trained.sum() if loss.counts_unobserved else 0.0
-        make = partial(
-            first_factor_blocks, settings=self._settings, seed=seed, side=rows.side.number, rank=rank,
-            unobserved_degree=float(unobserved),
-        )  # fmt: skip
-        self._write(rows.side, rows.frame.mapInArrow(make, FACTOR_BLOCK_SCHEMA))
-        shares = self._shares(rows.side)
-        assert shares is not None
-        return shares.penalty
+        penalties = {}
+        for rows, fixed in ((users, items), (items, users)):
+            path, summary = self._first(rows, fixed, None if known is None else known[rows.side])
+            self.vectors = {**self.vectors, rows.side: path}
+            penalties[rows.side] = _shares(summary).penalty
+        return penalties
 
     def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
         """Solve every row of a side against the fixed side.
@@ -94,80 +109,133 @@ class RouteExchange:
         -----
         Two shuffles: the fixed side's blocks to where their links are, and the messages to the blocks that are
         solved. The driver receives a few numbers per block. A hot row is solved whole, by the task of its block.
-        Where a machine has lost its copy of a block, copies are made again and the side is solved again.
+        Blocks that were not on the machine where they were solved are sent there in a second job, and stay as copies.
         """
-        before = self._paths.get(rows.side)
         settings = replace(self._settings, all_pairs=self._all_pairs(fixed))
         if rows.hot is not None:
             bounds = Bounds(rows.hot.value, rows.hot.weight, self._exponents(fixed))
             settings = replace(settings, hot=rows.hot.rows, bounds=bounds)
-        messages = self._messages(rows, fixed)
         with shared(self._spark, settings) as everywhere:
-            solve = partial(solve_routed, settings=everywhere, copies=rows.copies)
-            for _ in range(_MOST_ATTEMPTS):
-                self._write(rows.side, messages.mapInArrow(solve, FACTOR_BLOCK_SCHEMA))
-                shares = self._shares(rows.side)
-                if shares is not None:
-                    break
-                self._storage.remove(self._paths[rows.side])
-                restore = partial(restore_copies, copies=rows.copies)
-                rows.frame.mapInArrow(restore, "block int").write.format("noop").mode("overwrite").save()
-        if shares is None:
-            raise RecsysError(f"blocks of the {rows.side.name} cannot be brought to the tasks that solve them")
-        if before is not None:
-            self._storage.remove(before)
-        return shares
+            work = partial(solve_routed, settings=everywhere)
+            path, summary = self._write(rows, self._messages(rows, fixed), work)
+        self.sizes.append(self._measure(summary, self.vectors[fixed.side], pickled_bytes(settings)))
+        self.vectors = {**self.vectors, rows.side: path}
+        return _shares(summary)
 
     def step_both(self, users: SideBlocks, items: SideBlocks) -> tuple[Shares, dict[Side, float]]:
         """Simultaneous steps need both sides' vectors on the driver; the configuration refuses them here."""
         raise RecsysError("simultaneous updates cannot be routed", remedy="set train.exchange: replicate")
 
-    def vectors(self, side: Side, n_rows: int, width: int) -> Float32Array:
-        """Collect a side's vectors on the driver, float32 (n_rows, width)."""
-        vectors = np.zeros((n_rows, width), np.float32)
-        for batch in self._blocks(side).select("row_index", "vectors").toArrow().to_batches():
-            for rows, values in zip(batch["row_index"], batch["vectors"], strict=True):
-                vectors[np.frombuffer(rows.as_buffer(), np.int32)] = matrix_of(values, width)
-        return vectors
+    def pair_scores(self, pairs: HeldBack) -> tuple[Float32Array, Float64Array]:
+        """Score pairs by two joins; the driver receives value and score of each."""
+        biases, rank = self._config.uses_biases, self._config.rank
+        rows = self.trained(self.vectors)
+        scored = with_scores(pairs.frame, rows, "score", rank=rank, biases=biases, constant=pairs.constant)
+        values, scores = (column.to_numpy() for column in scored.select("rating", "score").toArrow().itercolumns())
+        return values, scores
 
-    def rows(self, side: Side, *, biases: bool) -> DataFrame:
-        """Return a side's vectors as rows of (index, factors, bias, n_ratings); nothing reaches the driver."""
-        schema = f"{side.rows} int, factors array<float>, bias float, n_ratings int"
-        unpack = partial(unpack_factor_blocks, index_name=side.rows, biases=biases)
-        return self._blocks(side).mapInArrow(unpack, schema)
+    def save(self, vectors: RoutedVectors, place: str) -> dict[str, Any]:
+        """Name the folders: what lies on storage is saved already."""
+        return {**{side.name: folder for side, folder in vectors.items()}, "n_blocks": self._n_blocks}
+
+    def restore(self, saved: Mapping[str, Any], users: SideBlocks, items: SideBlocks) -> RoutedVectors:
+        """Return the folders; cut anew what was in other blocks."""
+        if saved.get("n_blocks") == self._n_blocks:
+            return {side: saved[side.name] for side in (USERS, ITEMS)}
+        found = {}
+        for rows, fixed in ((users, items), (items, users)):
+            blocks = self._spark.read.schema(VECTOR_BLOCK_SCHEMA).parquet(literal_path(saved[rows.side.name]))
+            blocks = blocks.where(F.col("row_index").isNotNull())
+            known = vector_rows(blocks, rows.side, biases=self._config.uses_biases)
+            found[rows.side], _ = self._first(rows, fixed, known)
+        return found
+
+    def keep_only(self, kept: Collection[RoutedVectors], folders: Collection[str]) -> None:
+        """Remove all folders of vectors but those that are needed."""
+        needed = {*folders, *(folder for vectors in (self.vectors, *kept) for folder in vectors.values())}
+        names = {folder.rpartition("/")[2] for folder in needed}
+        for name in self._storage.list_names(self._folder):
+            if name not in names:
+                self._storage.remove(join(self._folder, name))
+
+    def trained(self, vectors: RoutedVectors) -> dict[Side, DataFrame]:
+        """Return vectors as rows; nothing reaches the driver."""
+        biases = self._config.uses_biases
+        return {side: vector_rows(self._blocks(folder), side, biases=biases) for side, folder in vectors.items()}
 
     def release(self) -> None:
-        """Drop links and vectors."""
+        """Drop the links."""
         for links in self._links.values():
             links.unpersist()
-        self._storage.remove(self._folder)
 
-    def _blocks(self, side: Side) -> DataFrame:
-        return self._spark.read.schema(FACTOR_BLOCK_SCHEMA).parquet(literal_path(self._paths[side]))
+    def _blocks(self, path: str) -> DataFrame:
+        blocks = self._spark.read.schema(FACTOR_BLOCK_SCHEMA).parquet(literal_path(path))
+        return blocks.where(F.col("row_index").isNotNull())
 
-    def _write(self, side: Side, blocks: DataFrame) -> None:
-        """Write a side's new blocks: lineage ends here, in files."""
-        self._n_written += 1
-        self._paths[side] = join(self._folder, f"{self._n_written:06}-{side.name}")
-        blocks.write.mode("error").parquet(self._paths[side])
+    def _places(self) -> tuple[int, ...]:
+        return placements(self._spark, self._n_blocks)
 
-    def _shares(self, side: Side) -> Shares | None:
-        """Return the side's shares of the objective, or None where a block is missing."""
-        rows = self._blocks(side).select("row_index", *Shares._fields)
-        found = rows.withColumn("row_index", F.col("row_index").isNull()).toArrow()
-        if any(found["row_index"].to_pylist()):
-            return None
-        return Shares(*(math.fsum(found[name].to_pylist()) for name in Shares._fields))
+    def _write(self, rows: SideBlocks, messages: DataFrame, work: Callable[..., Any]) -> tuple[str, pa.Table]:
+        """Write new blocks of a side: lineage ends here, in files. Return their folder, and what tasks measured."""
+        path = join(self._folder, f"{rows.side.name}-{secrets.token_hex(8)}")
+
+        def write(sent: DataFrame, mode: str) -> pa.Table:
+            worker: Work = partial(work, copies=rows.copies)
+            solved = sent.repartition(self._n_blocks, "placement").mapInArrow(worker, FACTOR_BLOCK_SCHEMA)
+            # Numbers like these hardly shrink.
+            solved.write.mode(mode).option("compression", "none").parquet(path)
+            return self._summary(path)
+
+        summary = write(messages, "error")
+        absent = summary.filter(summary["is_absent"])["block"].to_pylist()
+        if absent:
+            send = partial(send_ratings, places=self._places(), side=rows.side)
+            ratings = rows.frame.where(F.col("block").isin(absent)).mapInArrow(send, MESSAGE_SCHEMA)
+            summary = write(messages.where(F.col("target").isin(absent)).unionByName(ratings), "append")
+        return path, summary.filter(pc.invert(summary["is_absent"]))
+
+    def _summary(self, path: str) -> pa.Table:
+        """Return all but the vectors of a folder's blocks."""
+        blocks = self._spark.read.schema(FACTOR_BLOCK_SCHEMA).parquet(literal_path(path))
+        return blocks.select("block", F.col("row_index").isNull().alias("is_absent"), *Shares._fields, *SIZES).toArrow()
+
+    def _first(self, rows: SideBlocks, fixed: SideBlocks, known: DataFrame | None) -> tuple[str, pa.Table]:
+        """Write a side's first vectors."""
+        side = rows.side
+        place = self._place_of_block()
+        nothing = F.lit(b"")
+        messages = rows.frame.select(
+            place.alias("placement"),
+            F.col("block").alias("target"),
+            F.lit(NOT_SENT).alias("source"),
+            nothing.alias("columns"),
+            nothing.alias("vectors"),
+        )
+        if known is not None:
+            split = partial(split_known, places=self._places(), biases=self._config.uses_biases)
+            sent = known.select(side.rows, "factors", "bias").mapInArrow(split, MESSAGE_SCHEMA)
+            messages = messages.unionByName(sent)
+        degree = unobserved_degree(fixed, self._settings.problem)
+        first = FirstRows(side, self._config.seed, self._config.rank, degree)
+        with shared(self._spark, self._settings) as everywhere:
+            return self._write(rows, messages, partial(begin_routed, settings=everywhere, first=first))
+
+    def _measure(self, summary: pa.Table, fixed_path: str, broadcast_bytes: int) -> HalfIterationSizes:
+        """Return what a half-iteration took, from what its tasks wrote down."""
+        most = {name: max(summary[name].to_pylist()) for name in ("block_bytes", "worker_bytes")}
+        received, links = (sum(summary[name].to_pylist()) for name in ("received_bytes", "link_bytes"))
+        fixed = sum(self._summary(fixed_path)["stored_bytes"].to_pylist())
+        return HalfIterationSizes(broadcast_bytes, summary.nbytes, **most, shuffled_bytes=fixed + links + received)
 
     def _all_pairs(self, fixed: SideBlocks) -> AllPairs | None:
         """Sum the fixed side's Gramian over its blocks: exact, so that it does not depend on them."""
         problem = self._settings.problem
         if problem.loss.all_pairs_weight == 0:
             return None
-        blocks, exponents = self._blocks(fixed.side), self._exponents(fixed)
+        blocks, exponents = self._blocks(self.vectors[fixed.side]), self._exponents(fixed)
         add_up = partial(block_gramians, settings=self._settings, exponents=exponents)
         total: ExactSum | None = None
-        for row in blocks.mapInArrow(add_up, GRAMIAN_SCHEMA).collect():
+        for row in blocks.select("vectors").mapInArrow(add_up, GRAMIAN_SCHEMA).collect():
             high, low = (np.frombuffer(row[name], np.int64).reshape(len(exponents), -1) for name in ("high", "low"))
             part = ExactSum(high, low)
             total = part if total is None else total + part
@@ -183,30 +251,28 @@ class RouteExchange:
 
     def _exponents(self, fixed: SideBlocks) -> Int32Array:
         """Return the powers of two above the columns of the fixed side's design and offsets."""
-        blocks = self._blocks(fixed.side).select("exponents").collect()
+        blocks = self._blocks(self.vectors[fixed.side]).select("exponents").collect()
         exponents: Int32Array = np.maximum.reduce([np.frombuffer(row["exponents"], np.int32) for row in blocks])
         return exponents
 
     def _messages(self, rows: SideBlocks, fixed: SideBlocks) -> DataFrame:
-        """Return one row per pair of blocks that share a rating, placed with the block that needs it."""
-        places = placements(self._spark, self._n_blocks)
-        place = F.element_at(F.array(*map(F.lit, places)), F.col("block") + 1)
-        blocks = self._blocks(fixed.side)
-        senders = blocks.select(
+        """Return one row per pair of blocks that share a rating, for the block that needs it."""
+        place = self._place_of_block()
+        senders = self._blocks(self.vectors[fixed.side]).select(
             place.alias("placement"),
             F.lit(NOT_SENT).alias("target"),
             F.col("block").alias("source"),
             F.col("row_index").alias("columns"),
             "vectors",
         )
-        send = partial(send_rows, places=places)
+        send = partial(send_rows, places=self._places())
         messages = (
             senders.unionByName(self._links_to(rows))
             .repartition(self._n_blocks, "placement")
             .mapInArrow(send, MESSAGE_SCHEMA)
         )
-        if needs_start(self._settings.problem) and rows.side in self._paths:
-            before = self._blocks(rows.side)
+        if needs_start(self._settings.problem):
+            before = self._blocks(self.vectors[rows.side])
             messages = messages.unionByName(
                 before.select(
                     place.alias("placement"),
@@ -216,11 +282,18 @@ class RouteExchange:
                     "vectors",
                 )
             )
-        return messages.repartition(self._n_blocks, "placement")
+        return messages
+
+    def _place_of_block(self) -> Column:
+        return F.element_at(F.array(*map(F.lit, self._places())), F.col("block") + 1)
 
     def _links_to(self, rows: SideBlocks) -> DataFrame:
         """Return which columns each block of the rows needs of each block of the fixed side; made once."""
         if rows.side not in self._links:
-            find = partial(find_links, places=placements(self._spark, self._n_blocks))
+            find = partial(find_links, places=self._places())
             self._links[rows.side] = rows.frame.mapInArrow(find, MESSAGE_SCHEMA).persist(StorageLevel.MEMORY_AND_DISK)
         return self._links[rows.side]
+
+
+def _shares(summary: pa.Table) -> Shares:
+    return Shares(*(math.fsum(summary[name].to_pylist()) for name in Shares._fields))

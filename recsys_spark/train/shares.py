@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,12 +25,14 @@ class HalfIterationSizes:
         Sent to every worker, and back to the driver.
     block_bytes, worker_bytes : int
         The largest block, and a worker's peak.
-    task_seconds : list of float
-        Processor time of each task.
+    task_seconds : sequence of float
+        Processor time of each task, where it was measured.
+    shuffled_bytes : int
     """
 
     broadcast_bytes: int
     returned_bytes: int
     block_bytes: int
     worker_bytes: int
-    task_seconds: list[float]
+    task_seconds: Sequence[float] = ()
+    shuffled_bytes: int = 0

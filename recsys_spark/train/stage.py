@@ -73,15 +73,8 @@ def _continuation(context: StageContext) -> Continuation:
             remedy="run again without --resume to train from the beginning",
         )
     known = published_vectors(context) if config.warm_start else None
-    return Continuation(
-        checkpoints,
-        code_fingerprint(_CODE),
-        context.must_resume,
-        known,
-        context.storage,
-        _routed_folder(context),
-        collect=False,
-    )
+    code = code_fingerprint(_CODE)
+    return Continuation(checkpoints, code, context.must_resume, known, context.storage, _routed_folder(context))
 
 
 def _routed_folder(context: StageContext) -> str:
@@ -96,7 +89,7 @@ def _checkpoints(context: StageContext) -> Checkpoints | None:
     interval = context.config.train.checkpoint_interval
     if interval is None:
         return None
-    return Checkpoints(context.spark, context.storage, _checkpoint_folder(context), interval)
+    return Checkpoints(context.storage, _checkpoint_folder(context), interval)
 
 
 def _predicted_beside_actual(model: Factorization) -> dict[str, Any]:

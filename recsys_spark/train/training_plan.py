@@ -12,7 +12,7 @@ from recsys_spark.kernels.arrays import IntArray
 from recsys_spark.kernels.joint_step import LENGTHS
 from recsys_spark.kernels.training_cost import SideCost, side_cost
 from recsys_spark.rating_blocks import OBSERVATIONS_PER_SPLIT
-from recsys_spark.session import SessionLimits
+from recsys_spark.session import ARROW_POOL_BYTES, SessionLimits
 from recsys_spark.train.half_iteration import needs_start, row_problem
 from recsys_spark.train.shares import HalfIterationSizes
 
@@ -21,20 +21,24 @@ if TYPE_CHECKING:
     from recsys_spark.config import TrainConfig
 
 _GIB = 1 << 30
+_POOL_REMEDY = (
+    ", or set spark.executorEnv.ARROW_DEFAULT_MEMORY_POOL=system (other pools reserve 1 GiB of the addresses that this "
+    "setting limits)"
+)
 # Spark's own limit: a row of a table, and one value in it, is addressed by 32-bit integers.
 _CELL_BYTES = 2 * _GIB
 # Interpreters with their imports, measured with Python 3.12, PySpark 4.3 and pyarrow 25.
-_WORKER_BASE = 138 << 20
-_DRIVER_BASE = 150 << 20
+WORKER_BASE = 138 << 20
+DRIVER_BASE = 150 << 20
 # Indexes and offsets that travel beside the vectors, in all copies.
 _ROWWISE_BYTES = 16
 # What Spark's driver needs for itself.
-_HEAP_BASE = 300 << 20
+HEAP_BASE = 300 << 20
 # Working memory per rating while ratings are split by block, and while a block is put together.
 _SPLIT_BYTES, _ASSEMBLY_BYTES = 60, 80
 # Two shared cores: starting a job, moving bytes from process to process, blocking both sides.
-_SECONDS_PER_JOB = 0.2
-_BYTES_PER_SECOND = 250e6
+SECONDS_PER_JOB = 0.2
+BYTES_PER_SECOND = 250e6
 _BLOCKING_SECONDS_PER_RATING = 1.5e-6
 
 
@@ -46,6 +50,8 @@ class Footprint:
     ----------
     broadcast_bytes, returned_bytes : int
         Per iteration, of both sides: sent to every worker, and solved rows on their way to the driver.
+    shuffle_bytes_per_iteration : int
+        Of both sides: vectors on their way from task to task, before they are compressed.
     largest_block_bytes : int
     worker_bytes, driver_bytes : int
         Peak memory of a Python worker, and of the driver's Python process.
@@ -54,6 +60,7 @@ class Footprint:
 
     broadcast_bytes: int
     returned_bytes: int
+    shuffle_bytes_per_iteration: int
     largest_block_bytes: int
     worker_bytes: int
     driver_bytes: int
@@ -68,15 +75,19 @@ class TrainingPlan:
     Attributes
     ----------
     exchange : str
-        How factors reach the ratings; ``replicate`` sends the whole fixed side to every worker.
+        How factors reach the ratings: ``replicate`` sends the whole fixed side to every worker, ``route`` sends
+        each block what it needs.
     n_ratings, width, iterations, n_blocks : int
         Entries of a vector are its factors and, with biases, the bias; blocks are those of each side.
     users, items : SideCost
         Of the half-iteration that solves that side.
     shuffle_bytes : int
-        Once, to block the ratings on both sides; an iteration shuffles nothing.
+        Once, to block the ratings on both sides.
+    blocking_bytes : int
+        Held by a worker meanwhile, besides its interpreter.
     driver_heap_bytes : int
-        Of the driver's JVM, through which both broadcast and solved rows pass.
+        Of the driver's JVM, through which both broadcast and solved rows pass; with ``route`` on one machine, blocks
+        of vectors as well.
     predicted : Footprint
     limits : SessionLimits
     """
@@ -90,6 +101,7 @@ class TrainingPlan:
     users: SideCost
     items: SideCost
     shuffle_bytes: int
+    blocking_bytes: int
     driver_heap_bytes: int
     predicted: Footprint
     limits: SessionLimits
@@ -121,21 +133,26 @@ class TrainingPlan:
         for side in self.sides:
             content[side] = {name: _rounded(value) for name, value in content[side].items()}
         limits = content.pop("limits")
-        content |= {"shuffle_bytes_per_iteration": 0, **predicted, "seconds": _rounded(self.seconds)}
+        content |= {**predicted, "seconds": _rounded(self.seconds)}
         return {**content, "limits": limits}
 
-    def lines(self) -> tuple[str, str]:
-        """Return the plan in two lines, for a log."""
+    def lines(self, reason: str) -> tuple[str, str]:
+        """Return the plan and why it was chosen in two lines, for a log."""
         methods = "; ".join(f"{name} by {describe_methods(side)}" for name, side in self.sides.items())
         split = "".join(
             f"; {side.n_split} {name} split over all blocks" for name, side in self.sides.items() if side.n_split
         )
         predicted = self.predicted
+        moved = (
+            f"{human_size(predicted.shuffle_bytes_per_iteration)} shuffled"
+            if self.exchange == "route"
+            else f"{human_size(predicted.broadcast_bytes)} out to every worker and "
+            f"{human_size(predicted.returned_bytes)} back"
+        )
         return (
-            f"{self.exchange} exchange, 2 x {self.n_blocks} blocks of at most "
+            f"{self.exchange} exchange ({reason}), 2 x {self.n_blocks} blocks of at most "
             f"{human_size(predicted.largest_block_bytes)}; {methods}{split}",
-            f"expecting {human_size(predicted.broadcast_bytes)} out to every worker and "
-            f"{human_size(predicted.returned_bytes)} back per iteration, {human_size(predicted.worker_bytes)} per "
+            f"expecting {moved} per iteration, {human_size(predicted.worker_bytes)} per "
             f"worker, {human_size(predicted.driver_bytes)} + {human_size(self.driver_heap_bytes)} of heap on the "
             f"driver, {predicted.iteration_seconds:.1f} s per iteration",
         )
@@ -183,7 +200,9 @@ def plan_training(
         for degrees, others in ((user_degrees, item_degrees), (item_degrees, user_degrees))
     )
     sides = (users, items)
-    predicted = _footprint(sides, width, limits, has_all_pairs=problem.loss.all_pairs_weight > 0)
+    splitting = min(-(-users.n_ratings // limits.cores), OBSERVATIONS_PER_SPLIT) * _SPLIT_BYTES
+    blocking = max(splitting, max(side.largest_block_bytes for side in sides) // 8 * _ASSEMBLY_BYTES)
+    predicted = _footprint(sides, width, limits, blocking, has_all_pairs=problem.loss.all_pairs_weight > 0)
     if config.updates == "simultaneous":
         predicted = _simultaneous(predicted, sides, width, config.gradient_steps)
     return TrainingPlan(
@@ -196,20 +215,19 @@ def plan_training(
         users=users,
         items=items,
         shuffle_bytes=2 * users.n_ratings * (16 if weighted else 12),
-        driver_heap_bytes=_HEAP_BASE + max(side.broadcast_bytes + 2 * side.returned_bytes for side in sides),
+        blocking_bytes=blocking,
+        driver_heap_bytes=HEAP_BASE + max(side.broadcast_bytes + 2 * side.returned_bytes for side in sides),
         predicted=predicted,
         limits=limits,
     )
 
 
 def _footprint(
-    sides: tuple[SideCost, SideCost], width: int, limits: SessionLimits, *, has_all_pairs: bool
+    sides: tuple[SideCost, SideCost], width: int, limits: SessionLimits, blocking: int, *, has_all_pairs: bool
 ) -> Footprint:
     broadcast, returned = sum(side.broadcast_bytes for side in sides), sum(side.returned_bytes for side in sides)
     largest_block = max(side.largest_block_bytes for side in sides)
     n_ratings = sides[0].n_ratings
-    splitting = min(-(-n_ratings // limits.cores), OBSERVATIONS_PER_SPLIT) * _SPLIT_BYTES
-    blocking = max(splitting, largest_block // 8 * _ASSEMBLY_BYTES)
     both = sum(side.n_rows for side in sides) * width * 4
     # The fixed side's design, once more on its way into another basis; the solved rows, as they come and in place.
     copies = 3 if has_all_pairs else 1
@@ -219,15 +237,16 @@ def _footprint(
         copies * fixed.n_rows * (width + 1) * 4 + rows.returned_bytes + rows.n_rows * width * 4
         for rows, fixed in (sides, sides[::-1])
     )
-    moving = (broadcast + returned) / _BYTES_PER_SECOND
+    moving = (broadcast + returned) / BYTES_PER_SECOND
     return Footprint(
         broadcast_bytes=broadcast,
         returned_bytes=returned,
+        shuffle_bytes_per_iteration=0,
         largest_block_bytes=largest_block,
-        worker_bytes=_WORKER_BASE + max(blocking, *(side.solving_bytes for side in sides)),
-        driver_bytes=_DRIVER_BASE + both + passing,
-        blocking_seconds=4 * _SECONDS_PER_JOB + n_ratings * _BLOCKING_SECONDS_PER_RATING / limits.cores,
-        iteration_seconds=sum(side.seconds + _SECONDS_PER_JOB for side in sides) + moving,
+        worker_bytes=WORKER_BASE + max(blocking, *(side.solving_bytes for side in sides)),
+        driver_bytes=DRIVER_BASE + both + passing,
+        blocking_seconds=4 * SECONDS_PER_JOB + n_ratings * _BLOCKING_SECONDS_PER_RATING / limits.cores,
+        iteration_seconds=sum(side.seconds + SECONDS_PER_JOB for side in sides) + moving,
     )
 
 
@@ -245,7 +264,7 @@ def _simultaneous(one: Footprint, sides: tuple[SideCost, SideCost], width: int, 
         returned_bytes=n_steps * (one.returned_bytes + returned),
         worker_bytes=one.worker_bytes + 2 * both,
         driver_bytes=one.driver_bytes + 3 * both,
-        iteration_seconds=n_steps * (one.iteration_seconds + _SECONDS_PER_JOB + 2 * both / _BYTES_PER_SECOND),
+        iteration_seconds=n_steps * (one.iteration_seconds + SECONDS_PER_JOB + 2 * both / BYTES_PER_SECOND),
     )
 
 
@@ -266,6 +285,7 @@ def measured_footprint(
     return Footprint(
         broadcast_bytes=sum(size.broadcast_bytes for size in sizes[-n_jobs:]),
         returned_bytes=sum(size.returned_bytes for size in sizes[-n_jobs:]),
+        shuffle_bytes_per_iteration=sum(size.shuffled_bytes for size in sizes[-n_jobs:]),
         largest_block_bytes=max(size.block_bytes for size in sizes),
         worker_bytes=max(size.worker_bytes for size in sizes),
         driver_bytes=driver_bytes,
@@ -283,24 +303,26 @@ def refuse_what_cannot_fit(plan: TrainingPlan) -> None:
         If a block, the results of a job, a worker, the driver's heap or its machine would be too small.
     """
     _refuse_large_blocks(plan)
-    _refuse_large_results(plan)
     limits, predicted = plan.limits, plan.predicted
     # What does not grow with the rank; a little more than there is, so that the advice holds.
     rowwise = _ROWWISE_BYTES * (plan.users.n_rows + plan.items.n_rows + 2)
-    worker_fixed = _WORKER_BASE + rowwise + max(side.working_bytes for side in plan.sides.values())
+    worker_fixed = WORKER_BASE + rowwise + max(side.working_bytes for side in plan.sides.values())
+    instead = ", or set train.exchange: route" if plan.exchange == "replicate" else ""
     larger = max(plan.sides, key=lambda name: plan.sides[name].returned_bytes)
-    _refuse(
-        plan,
-        f"the {larger[:-1]} vectors need more than the driver's heap has",
-        (plan.driver_heap_bytes, limits.driver_heap_bytes, _HEAP_BASE + rowwise),
-        f"raise spark.driver.memory to at least {spark_size(plan.driver_heap_bytes)}",
-    )
+    pool = _POOL_REMEDY if limits.reserved_bytes > ARROW_POOL_BYTES else ""
     _refuse(
         plan,
         "a worker needs more than its part of spark.executor.pyspark.memory",
         (predicted.worker_bytes, limits.worker_bytes, worker_fixed),
         f"raise train.n_blocks above {plan.n_blocks}, or raise spark.executor.pyspark.memory to at least "
-        f"{spark_size(predicted.worker_bytes)} for each task of an executor",
+        f"{spark_size(predicted.worker_bytes + limits.reserved_bytes)} for each task of an executor{pool}{instead}",
+    )
+    _refuse_large_results(plan)
+    _refuse(
+        plan,
+        f"the {larger[:-1]} vectors need more than the driver's heap has",
+        (plan.driver_heap_bytes, limits.driver_heap_bytes, HEAP_BASE + rowwise),
+        f"raise spark.driver.memory to at least {spark_size(plan.driver_heap_bytes)}{instead}",
     )
     _refuse(
         plan,
@@ -308,40 +330,10 @@ def refuse_what_cannot_fit(plan: TrainingPlan) -> None:
         (
             plan.machine_bytes,
             limits.machine_bytes,
-            _HEAP_BASE + _DRIVER_BASE + 2 * rowwise + plan.n_neighbours * worker_fixed,
+            HEAP_BASE + DRIVER_BASE + 2 * rowwise + plan.n_neighbours * worker_fixed,
         ),
         "use a machine with more memory",
     )
-
-
-def why_route(config: TrainConfig, plan: TrainingPlan, *, has_storage: bool) -> str:
-    """Return why vectors have to be routed; empty where the fixed side can go whole to every worker.
-
-    Parameters
-    ----------
-    config : TrainConfig
-    plan : TrainingPlan
-        Of the ``replicate`` exchange.
-    has_storage : bool
-        Whether there is a place for routed vectors.
-
-    Raises
-    ------
-    ConfigError
-        If the plan does not fit, and routing is not possible, not wanted, or no help.
-    """
-    _refuse_large_blocks(plan)
-    if config.exchange == "route":
-        return "as configured"
-    try:
-        refuse_what_cannot_fit(plan)
-    except ConfigError as error:
-        can_route = has_storage and not config.warm_start and config.validation_share == 0
-        can_route = can_route and config.updates == "alternating"
-        if config.exchange == "replicate" or not can_route:
-            raise
-        return str(error).splitlines()[0]
-    return ""
 
 
 def _refuse_large_results(plan: TrainingPlan) -> None:
@@ -355,17 +347,22 @@ def _refuse_large_results(plan: TrainingPlan) -> None:
 
 
 def _refuse_large_blocks(plan: TrainingPlan) -> None:
+    # Solved vectors come to the driver, unless they are routed; ratings never do.
+    passed = plan.limits.message_bytes if plan.exchange == "replicate" else None
     for name, side in plan.sides.items():
-        largest = max(side.largest_block_bytes, side.largest_vectors_bytes)
-        if largest >= _CELL_BYTES:
-            what = "ratings" if side.largest_block_bytes == largest else "vectors"
-            raise ConfigError(
-                f"the {what} of one block of {name} are too large for a cell of a table",
-                where=f"train.n_blocks {plan.n_blocks}",
-                got=human_size(largest),
-                allowed=f"less than {human_size(_CELL_BYTES)}",
-                remedy=f"set train.n_blocks to at least {plan.n_blocks * -(-largest // _GIB)}, or leave it out",
-            )
+        for what, largest, allowed in (
+            ("ratings", side.largest_block_bytes, _CELL_BYTES),
+            ("vectors", side.largest_vectors_bytes, passed or _CELL_BYTES),
+        ):
+            if largest >= allowed:
+                n_blocks = plan.n_blocks * -(-2 * largest // allowed)
+                raise ConfigError(
+                    f"the {what} of one block of {name} are too large for a cell of a table",
+                    where=f"train.n_blocks {plan.n_blocks}",
+                    got=human_size(largest),
+                    allowed=f"less than {human_size(allowed)}",
+                    remedy=f"set train.n_blocks to at least {n_blocks}, or leave it out",
+                )
 
 
 def _refuse(plan: TrainingPlan, what: str, sizes: tuple[int, int | None, int], remedy: str) -> None:

@@ -20,6 +20,7 @@ def factorization(*, biases: bool) -> Factorization:
     rng = np.random.default_rng(0)
     users, items = (rng.normal(size=(3, 3)).astype(np.float32) for _ in range(2))
     degrees = np.int32([2, 2, 0])
+    users[2] = 0
     return Factorization(users, items, degrees, np.int32([2, 2, 1]), 3.0, biases, 3.0 if biases else 0.0)
 
 

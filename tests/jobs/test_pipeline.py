@@ -133,6 +133,7 @@ def test_plan_says_what_training_then_took(
     planned = json.loads(capsys.readouterr().out)
     manifest = json.loads((only_run(folder) / "manifest.json").read_text())
     record = manifest["stages"]["train"]["plan"]
+    assert planned.pop("reason") == "the vectors fit whole into every worker"
     assert planned == record["predicted"]
     assert planned["largest_block_bytes"] == record["actual"]["largest_block_bytes"]
     assert record["actual"].keys() <= planned.keys()
@@ -152,8 +153,10 @@ def test_plan_of_other_settings_is_refused_where_they_cannot_fit(
     monkeypatch.setattr(plan_of_run, "session_limits", lambda spark: tight)
     assert main(["plan", *command[1:]]) == 0
     large = [*command[1:], "--set", "train.rank=1000"]
+    capsys.readouterr()
     assert main(["plan", *large]) == 0
-    assert "train will use the route exchange (the user vectors are more than" in capsys.readouterr().err
+    routed = "route exchange (replicate does not fit: the user vectors are more than one job may return)"
+    assert routed in capsys.readouterr().out
     assert main(["plan", *large, "--set", "train.exchange=replicate"]) == 2
     shown = capsys.readouterr()
     assert "the results of one job" in shown.out
@@ -188,6 +191,11 @@ def test_plan_needs_the_index(
             {("model", "log_loss"), ("model", "auc"), ("item_mean", "auc"), ("model", "recall@10")},
             (0, 1),
         ),
+        (
+            {"exchange": "route", "biases": False},
+            {("model", "rmse"), ("bias_only", "rmse"), ("item_mean", "mae"), ("model", "ndcg@10")},
+            (-100, 100),
+        ),
         ({"loss": "ials", "unobserved_weight": 0.1}, {("model", "ndcg@10"), ("popularity", "ndcg@10")}, (-2, 2)),
     ],
 )
@@ -205,7 +213,8 @@ def test_every_loss_is_measured_by_what_it_predicts(
     record = json.loads((run / "stages" / "evaluate.json").read_text())
     found = {(row["model"], row["metric"]): row["value"] for row in record["metrics"]}
     assert expected <= found.keys()
-    assert (("model", "rmse") in found) == (not train)
+    assert (("model", "rmse") in found) == ("exchange" in train)
+    assert not [path.name for path in run.iterdir() if path.name.startswith("_")], "no vectors are left"
     assert all(np.isfinite(value) for value in found.values())
     lists = pq.read_table(run / "recommendations")["recommendations"].to_pylist()
     scores = [entry["score"] for entries in lists for entry in entries]

@@ -30,7 +30,6 @@ from recsys_spark.train import Factorization, fit_factors
 from recsys_spark.train.alternating import Continuation
 from recsys_spark.train.checkpoints import Checkpoints
 from recsys_spark.train.loop_state import LoopState
-from recsys_spark.train.model import Vectors
 from tests.conftest import ROOT
 from tests.train.test_fit_factors import N_ITEMS, N_USERS, frame, observations
 
@@ -44,7 +43,8 @@ class Crash(Exception):
 def fit(spark: SparkSession, ratings: DataFrame, continuation: Continuation, **settings: Any) -> Factorization:
     config = TrainConfig(**{"rank": 3, "iterations": 7, "tolerance": 0.0, "n_blocks": 2, "solver": "cg", **settings})
     sizes = {"n_users": N_USERS, "n_items": N_ITEMS}
-    return fit_factors(spark, ratings, config, progress=Progress(), continuation=continuation, **sizes)
+    model = fit_factors(spark, ratings, config, progress=Progress(), continuation=continuation, **sizes)
+    return model.collected()
 
 
 @pytest.fixture
@@ -70,8 +70,11 @@ def crash_in_iteration(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None]
     return arm
 
 
+JUDGED = {"validation_share": 0.2, "patience": 100}
+
+
 @pytest.mark.parametrize(
-    ("settings", "hot_floor"), [({}, 50_000), ({"validation_share": 0.2, "patience": 100}, 9)], ids=["plain", "all"]
+    ("settings", "hot_floor"), [({}, 50_000), (JUDGED, 9), ({**JUDGED, "exchange": "route"}, 50_000)]
 )
 def test_a_resumed_training_is_the_undisturbed_one(
     spark: SparkSession,
@@ -83,15 +86,16 @@ def test_a_resumed_training_is_the_undisturbed_one(
 ) -> None:
     monkeypatch.setattr(hot_rows, "HOT_FLOOR", hot_floor)
     ratings = frame(spark, observations())
-    undisturbed = fit(spark, ratings, Continuation(), **settings)
-    checkpoints = Checkpoints(spark, LocalStorage(), str(tmp_path / "checkpoints"), 2)
+    undisturbed = fit(spark, ratings, Continuation(), **{**settings, "exchange": "replicate"})
+    checkpoints = Checkpoints(LocalStorage(), str(tmp_path / "checkpoints"), 2)
+    anew = Continuation(checkpoints, "code", storage=LocalStorage(), folder=str(tmp_path / "vectors"))
     for crash in (4, 7):
         crash_in_iteration(crash)
         with pytest.raises(Crash):
-            fit(spark, ratings, Continuation(checkpoints, "code"), **settings)
+            fit(spark, ratings, anew, **settings)
         assert checkpoints.latest() == str(tmp_path / "checkpoints" / f"iteration=00000{(crash - 1) // 2 * 2}")
     solved = crash_in_iteration(None)
-    resumed = fit(spark, ratings, Continuation(checkpoints, "code", must_resume=True), **settings)
+    resumed = fit(spark, ratings, replace(anew, must_resume=True), **settings)
     assert solved == [7, 7], "only the iteration after the checkpoint is computed again"
     for name in ("user_vectors", "item_vectors"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(undisturbed, name))
@@ -99,11 +103,43 @@ def test_a_resumed_training_is_the_undisturbed_one(
     assert timeless[0] == timeless[1]
 
 
+def test_a_checkpoint_is_good_for_either_exchange_and_any_number_of_blocks(
+    spark: SparkSession, tmp_path: Path, crash_in_iteration: Callable[[int | None], list[int]]
+) -> None:
+    ratings = frame(spark, observations())
+    undisturbed = fit(spark, ratings, Continuation(), iterations=3)
+    checkpoints = Checkpoints(LocalStorage(), str(tmp_path / "checkpoints"), 1)
+    anew = Continuation(checkpoints, "code", storage=LocalStorage(), folder=str(tmp_path / "vectors"))
+    for crash, exchange, n_blocks in ((2, "route", 2), (3, "route", 3), (None, "replicate", 2)):
+        solved = crash_in_iteration(crash)
+        if crash is not None:
+            with pytest.raises(Crash):
+                fit(spark, ratings, anew, iterations=3, exchange=exchange, n_blocks=n_blocks)
+        else:
+            resumed = fit(spark, ratings, anew, iterations=3, exchange=exchange, n_blocks=n_blocks)
+        assert solved == {2: [1, 1, 2], 3: [2, 2, 3], None: [3, 3]}[crash]
+    for name in ("user_vectors", "item_vectors"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(undisturbed, name))
+
+
+def test_routed_vectors_that_are_gone_are_no_checkpoint(spark: SparkSession, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(LocalStorage(), str(tmp_path / "checkpoints"), 1)
+    place = tmp_path / "checkpoints" / "iteration=000001"
+    place.mkdir(parents=True)
+    saved = {"vectors": {"users": str(tmp_path / "u"), "items": str(tmp_path / "i")}}
+    (place / "checkpoint.json").write_text(json.dumps({"saved": saved}))
+    assert checkpoints.latest() is None
+    for name in ("u", "i"):
+        (tmp_path / name).mkdir()
+    assert checkpoints.latest() == str(place)
+    assert checkpoints.folders() == [str(tmp_path / "u"), str(tmp_path / "i")]
+
+
 def test_a_checkpoint_of_something_else_is_not_used_and_said_to_be_so(
     spark: SparkSession, tmp_path: Path, crash_in_iteration: Callable[[int | None], list[int]], caplog: Any
 ) -> None:
     ratings = frame(spark, observations())
-    checkpoints = Checkpoints(spark, LocalStorage(), str(tmp_path / "checkpoints"), 1)
+    checkpoints = Checkpoints(LocalStorage(), str(tmp_path / "checkpoints"), 1)
     with pytest.raises(ConfigError, match="there is no checkpoint"):
         fit(spark, ratings, Continuation(checkpoints, "code", must_resume=True))
     crash_in_iteration(3)
@@ -119,7 +155,7 @@ def test_a_checkpoint_of_something_else_is_not_used_and_said_to_be_so(
     for data, code, settings, expected in changes:
         with pytest.raises(ConfigError, match=f"the checkpoint cannot be used: {expected}"):
             fit(spark, data, Continuation(checkpoints, code, must_resume=True), **settings)
-    known = Vectors(np.ones((N_USERS, 4), np.float32), np.ones((N_ITEMS, 4), np.float32))
+    known = fit(spark, ratings, Continuation(), iterations=1).both_sides(spark)
     with pytest.raises(ConfigError, match="other start"):
         fit(spark, ratings, Continuation(checkpoints, "code", must_resume=True, known=known))
     expected_model = fit(spark, ratings, Continuation(), reg_param=1.0)
@@ -127,13 +163,18 @@ def test_a_checkpoint_of_something_else_is_not_used_and_said_to_be_so(
     np.testing.assert_array_equal(anew.item_vectors, expected_model.item_vectors)
 
 
-def test_a_known_model_saves_iterations(spark: SparkSession) -> None:
+def test_a_known_model_saves_iterations_with_either_exchange(spark: SparkSession, tmp_path: Path) -> None:
     triples = observations(n=400)
     settings = {"iterations": 60, "tolerance": 1e-4, "solver": "cholesky"}
     before = fit(spark, frame(spark, triples[:-20]), Continuation(), **settings)
     cold = fit(spark, frame(spark, triples), Continuation(), **settings)
-    known = Vectors(before.user_vectors, before.item_vectors)
-    warm = fit(spark, frame(spark, triples), Continuation(known=known), **settings)
+    warm = fit(spark, frame(spark, triples), Continuation(known=before.both_sides(spark)), **settings)
+    routed = Continuation(known=before.both_sides(spark), storage=LocalStorage(), folder=str(tmp_path))
+    same = fit(spark, frame(spark, triples), routed, **{**settings, "exchange": "route", "iterations": 1})
+    assert [step.objective for step in same.history] == [step.objective for step in warm.history[:2]]
+    nobody = Continuation(known={side: rows.limit(0) for side, rows in before.both_sides(spark).items()})
+    first = fit(spark, frame(spark, triples), nobody, **{**settings, "iterations": 1})
+    assert [step.objective for step in first.history] == [step.objective for step in cold.history[:2]]
     goal = cold.history[-1].objective * 1.001
     needed = [next(step.iteration for step in model.history if step.objective <= goal) for model in (cold, warm)]
     assert needed[1] < needed[0], needed

@@ -17,12 +17,11 @@ from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization, row_penalties
 from recsys_spark.progress import Progress
-from recsys_spark.rating_blocks import ITEMS, USERS
+from recsys_spark.rating_blocks import ITEMS
 from recsys_spark.train import Factorization, fit_factors
 from recsys_spark.train.global_mean import exact_mean
-from recsys_spark.train.half_iteration import row_problem
 from recsys_spark.train.local_copies import copies_root, open_copy, remove_copies
-from recsys_spark.train.loop_state import LoopState, first_vectors
+from recsys_spark.train.loop_state import LoopState
 from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings
 from tests import reference_als
@@ -170,8 +169,9 @@ def test_rise_of_the_objective_stops_training(spark: SparkSession) -> None:
     config = TrainConfig(rank=2, iterations=2)
     users, items = block_ratings(ratings, N_USERS, N_ITEMS, 1)
     try:
-        exchange = ReplicateExchange(row_problem(config), 0.0, first_vectors(config, users, items))
-        state = LoopState(config, exchange, {USERS: 0.0, ITEMS: 0.0})
+        exchange = ReplicateExchange(spark, config, 0.0)
+        state = LoopState(config, exchange)
+        state.penalties = exchange.begin(users, items, None)
         step = state.solve(1, users, items)
         state.history[-1] = replace(step, objective=step.objective / 2)
         with pytest.raises(NumericalError, match="the objective rose"):

@@ -17,34 +17,44 @@ from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ConfigError
 from recsys_spark.progress import Progress
 from recsys_spark.session import SessionLimits, session_limits
+from recsys_spark.storage import LocalStorage
 from recsys_spark.train import Factorization, TrainingPlan, fit_factors
-from recsys_spark.train.training_plan import Footprint, plan_training, refuse_what_cannot_fit, why_route
+from recsys_spark.train.alternating import Continuation
+from recsys_spark.train.exchange_choice import ExchangePlans, choose_exchange, plan_exchanges
+from recsys_spark.train.training_plan import Footprint, refuse_what_cannot_fit
 
 MIB, GIB = 1 << 20, 1 << 30
+NOWHERE = Continuation()
 ROOMY = SessionLimits(cores=4)
 
 
-def plan(
+def plans(
     n_users: int = 5_000, n_items: int = 300, degree: int = 20, limits: SessionLimits = ROOMY, **settings: Any
-) -> TrainingPlan:
+) -> ExchangePlans:
     config = TrainConfig(**{"rank": 64, "n_blocks": 4, **settings})
     users = np.full(n_users, degree, np.int32)
     items = np.full(n_items, n_users * degree // n_items, np.int32)
-    return plan_training(config, users, items, config.n_blocks or 1, limits, weighted=False)
+    return plan_exchanges(config, users, items, config.n_blocks or 1, limits, weighted=False)
+
+
+def plan(**settings: Any) -> TrainingPlan:
+    return plans(**settings).replicate
 
 
 def test_a_plan_that_fits_is_accepted_and_can_be_written_down() -> None:
-    made = plan()
-    refuse_what_cannot_fit(made)
-    written = json.loads(json.dumps(made.as_dict()))
-    assert written["exchange"] == "replicate"
-    assert written["n_blocks"] == 4
-    assert sum(written["users"]["rows_by_method"].values()) == 5_000
-    assert written["shuffle_bytes_per_iteration"] == 0
-    assert written["shuffle_bytes"] == 2 * 12 * 100_000
-    assert asdict(made.predicted).keys() <= written.keys()
-    assert "users by " in made.lines()[0]
-    assert "per iteration" in made.lines()[1]
+    for made in plans():
+        refuse_what_cannot_fit(made)
+        written = json.loads(json.dumps(made.as_dict()))
+        assert written["exchange"] == made.exchange
+        assert written["n_blocks"] == 4
+        assert sum(written["users"]["rows_by_method"].values()) == 5_000
+        assert (written["shuffle_bytes_per_iteration"] > 0) == (made.exchange == "route")
+        assert written["shuffle_bytes"] == 2 * 12 * 100_000
+        assert asdict(made.predicted).keys() <= written.keys()
+        first, second = made.lines("as configured")
+        assert first.startswith(f"{made.exchange} exchange (as configured), 2 x 4 blocks")
+        assert "users by " in first
+        assert "per iteration" in second
 
 
 TIGHT: dict[str, tuple[dict[str, int], str, str]] = {
@@ -83,6 +93,25 @@ def test_what_cannot_fit_is_refused_with_a_rank_that_does(name: str, is_local: b
             refuse_what_cannot_fit(plan(rank=1, **large))
 
 
+def test_the_reserve_of_a_pool_is_named_where_it_counts() -> None:
+    large: dict[str, Any] = {"n_users": 300_000, "degree": 2, "rank": 128}
+    for reserved, is_named in ((80 * MIB, False), (GIB + 80 * MIB, True)):
+        limits = replace(ROOMY, worker_bytes=200 * MIB, reserved_bytes=reserved)
+        with pytest.raises(ConfigError) as refused:
+            refuse_what_cannot_fit(plan(limits=limits, **large))
+        assert ("ARROW_DEFAULT_MEMORY_POOL=system" in str(refused.value)) == is_named
+
+
+def test_over_connect_a_block_of_vectors_has_to_fit_into_a_message() -> None:
+    limits = replace(ROOMY, message_bytes=64 * MIB)
+    made = plans(n_users=2_000_000, n_items=300, degree=1, limits=limits)
+    with pytest.raises(ConfigError, match="the vectors of one block of users are too large") as refused:
+        refuse_what_cannot_fit(made.replicate)
+    refuse_what_cannot_fit(made.route)
+    n_blocks = int(str(refused.value).split("set train.n_blocks to at least ")[1].split(",")[0])
+    refuse_what_cannot_fit(plan(n_users=2_000_000, n_items=300, degree=1, limits=limits, n_blocks=n_blocks))
+
+
 def test_without_hope_no_rank_is_named() -> None:
     with pytest.raises(ConfigError) as refused:
         refuse_what_cannot_fit(plan(limits=replace(ROOMY, driver_heap_bytes=100 << 20)))
@@ -101,29 +130,47 @@ def test_blocks_that_no_cell_holds_are_refused() -> None:
 
 
 def test_routing_is_the_way_out_where_there_is_one_and_it_helps() -> None:
-    large = plan(limits=replace(ROOMY, result_bytes=100_000))
-    assert why_route(TrainConfig(), plan(), has_storage=True) == ""
-    assert why_route(TrainConfig(exchange="route"), plan(), has_storage=True) == "as configured"
-    assert why_route(TrainConfig(), large, has_storage=True) == "the user vectors are more than one job may return"
-    for config, has_storage in (
-        (TrainConfig(), False),
-        (TrainConfig(exchange="replicate"), True),
-        (TrainConfig(validation_share=0.1), True),
-    ):
-        with pytest.raises(ConfigError, match="more than one job may return"):
-            why_route(config, large, has_storage=has_storage)
+    large = {"limits": replace(ROOMY, result_bytes=100_000)}
+
+    def chosen(has_storage: bool = True, exchange: str = "auto", **sizes: Any) -> tuple[str, str]:
+        config = TrainConfig(**{"exchange": exchange})
+        made, reason = choose_exchange(config, plans(**sizes), has_storage=has_storage)
+        return made.exchange, reason
+
+    assert chosen() == ("replicate", "the vectors fit whole into every worker")
+    assert chosen(exchange="route") == ("route", "as configured")
+    assert chosen(exchange="replicate") == ("replicate", "as configured")
+    too_large = "the user vectors are more than one job may return"
+    assert chosen(**large) == ("route", f"replicate does not fit: {too_large}")
+    for has_storage, exchange in ((False, "auto"), (True, "replicate")):
+        with pytest.raises(ConfigError, match=too_large):
+            chosen(has_storage, exchange, **large)
     with pytest.raises(ConfigError, match="of one block of users are too large"):
-        why_route(TrainConfig(exchange="route"), plan(n_users=9_000_000, degree=1, n_blocks=1), has_storage=True)
+        chosen(exchange="route", n_users=9_000_000, degree=1, n_blocks=1)
 
 
-def fit(spark: SparkSession, n_rows: tuple[int, int], **settings: Any) -> Factorization:
+def test_what_cannot_be_routed_is_refused_with_more_blocks_as_the_way_out() -> None:
+    sparse: dict[str, Any] = {"n_users": 400_000, "n_items": 400_000, "degree": 2, "rank": 127}
+    limits = replace(ROOMY, worker_bytes=300 * MIB)
+    with pytest.raises(ConfigError, match="a worker needs more than its part") as refused:
+        choose_exchange(TrainConfig(rank=127), plans(limits=limits, **sparse), has_storage=True)
+    assert "raise train.n_blocks above 4, or" in str(refused.value)
+    assert "train.exchange: route" not in str(refused.value), "that is what was tried last"
+    made, _ = choose_exchange(TrainConfig(rank=127), plans(limits=limits, n_blocks=32, **sparse), has_storage=True)
+    assert made.exchange == "route"
+
+
+def fit(
+    spark: SparkSession, n_rows: tuple[int, int], continuation: Continuation = NOWHERE, **settings: Any
+) -> Factorization:
     """Fit few ratings of large indexes: much to send, little to compute."""
     rng = np.random.default_rng(0)
     pairs = np.unique(rng.integers(0, [3_000, 1_000], (20_000, 2)), axis=0).astype(np.int32)
     columns = {"user_index": pairs[:, 0], "item_index": pairs[:, 1], "rating": rng.random(len(pairs)) * 4 + 1}
     frame = spark.createDataFrame(pa.table(columns)).selectExpr("user_index", "item_index", "float(rating) as rating")
     config = TrainConfig(**{"rank": 63, "iterations": 2, "tolerance": 0.0, "n_blocks": 3, **settings})
-    return fit_factors(spark, frame, config, n_users=n_rows[0], n_items=n_rows[1], progress=Progress())
+    sizes = {"n_users": n_rows[0], "n_items": n_rows[1]}
+    return fit_factors(spark, frame, config, progress=Progress(), continuation=continuation, **sizes)
 
 
 def forget_peak() -> None:
@@ -133,17 +180,22 @@ def forget_peak() -> None:
         place.write_text("5")
 
 
-@pytest.mark.parametrize("settings", [{}, {"solver": "cholesky", "loss": "ials", "unobserved_weight": 0.1}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"solver": "cholesky", "loss": "ials", "unobserved_weight": 0.1}, {"exchange": "route"}]
+)
 def test_predicted_bytes_and_memory_are_within_twice_of_what_is_taken(
-    spark: SparkSession, settings: dict[str, Any]
+    spark: SparkSession, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     forget_peak()
-    model = fit(spark, (400_000, 150_000), **settings)
+    place = Continuation(storage=LocalStorage(), folder=str(tmp_path))
+    model = fit(spark, (400_000, 150_000), place, **settings)
     assert model.plan is not None
     assert model.footprint is not None
     predicted, actual = asdict(model.plan.predicted), asdict(model.footprint)
     assert predicted.keys() == {field for field in Footprint.__slots__}
-    for name in ("broadcast_bytes", "returned_bytes", "largest_block_bytes", "worker_bytes", "driver_bytes"):
+    compared = {"largest_block_bytes", "worker_bytes", "driver_bytes"}
+    compared |= {"shuffle_bytes_per_iteration"} if model.frames else {"broadcast_bytes", "returned_bytes"}
+    for name in compared:
         assert actual[name] / 2 <= predicted[name] <= actual[name] * 2, (name, predicted[name], actual[name])
     assert predicted["largest_block_bytes"] == actual["largest_block_bytes"]
     assert actual["blocking_seconds"] > 0

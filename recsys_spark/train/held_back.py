@@ -1,0 +1,33 @@
+"""Observations that were kept back from training, to see how well it predicts them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from recsys_spark.kernels.arrays import Float32Array, Int32Array
+
+
+class HeldBack:
+    """Pairs of user and item with their values.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        ``user_index, item_index, rating``: observations as the loss takes them.
+    constant : float
+        Part of every score that the observations still hold.
+    """
+
+    def __init__(self, frame: DataFrame, constant: float) -> None:
+        self.frame = frame.select("user_index", "item_index", "rating")
+        self.constant = constant
+
+    @cached_property
+    def arrays(self) -> tuple[Int32Array, Int32Array, Float32Array]:
+        """Users, items and values on the driver, collected once."""
+        pairs: pa.Table = self.frame.toArrow()
+        users, items, values = (column.to_numpy() for column in pairs.itercolumns())
+        return users, items, values

@@ -1,0 +1,80 @@
+"""Vectors in blocks: some rows of a side as bytes, on storage and on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.rating_blocks import Side
+
+VECTOR_BLOCK_SCHEMA = "row_index binary, n_ratings binary, vectors binary"
+_BYTES_PER_CHUNK = 64 << 20
+
+
+def vector_chunks(vectors: Float32Array, degrees: Int32Array) -> pa.Table:
+    """Cut a side's vectors, float32 (n_rows, width), into blocks of consecutive rows."""
+    step = max(1, _BYTES_PER_CHUNK // (4 * max(vectors.shape[1], 1)))
+    firsts = range(0, max(len(vectors), 1), step)
+    index = np.arange(len(vectors), dtype=np.int32)
+    columns = {"row_index": index, "n_ratings": degrees.astype(np.int32, copy=False), "vectors": vectors}
+    return pa.table(
+        {
+            name: pa.array([array[first : first + step].tobytes() for first in firsts], pa.binary())
+            for name, array in columns.items()
+        }
+    )
+
+
+def collect_vectors(blocks: DataFrame, n_rows: int, width: int) -> Float32Array:
+    """Collect a side's vectors on the driver, float32 (n_rows, width); rows that are in no block are zero."""
+    vectors = np.zeros((n_rows, width), np.float32)
+    for batch in blocks.select("row_index", "vectors").toArrow().to_batches():
+        for rows, values in zip(batch["row_index"], batch["vectors"], strict=True):
+            vectors[np.frombuffer(rows.as_buffer(), np.int32)] = matrix_of(values, width)
+    return vectors
+
+
+def vector_rows(blocks: DataFrame, side: Side, *, biases: bool) -> DataFrame:
+    """Return one row per vector: (index, factors, bias, n_ratings); rows without ratings are left out."""
+    schema = f"{side.rows} int, factors array<float>, bias float, n_ratings int"
+    unpack = partial(unpack_vectors, index_name=side.rows, biases=biases)
+    return blocks.select("row_index", "n_ratings", "vectors").mapInArrow(unpack, schema)
+
+
+def unpack_vectors(batches: Iterator[pa.RecordBatch], index_name: str, biases: bool) -> Iterator[pa.RecordBatch]:
+    """Worker: blocks of vectors -> one row per vector."""
+    for batch in batches:
+        for rows, counts, values in zip(batch["row_index"], batch["n_ratings"], batch["vectors"], strict=True):
+            n_ratings = int32s_of(counts)
+            trained = np.flatnonzero(n_ratings)
+            if not len(trained):
+                continue
+            vectors = matrix_of(values, len(values.as_buffer()) // 4 // len(n_ratings))[trained]
+            rank = vectors.shape[1] - biases
+            offsets = np.arange(len(trained) + 1, dtype=np.int32) * rank
+            factors = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors[:, :rank].ravel()))
+            bias = vectors[:, -1] if biases else np.zeros(len(trained), np.float32)
+            yield pa.RecordBatch.from_arrays(
+                [
+                    pa.array(int32s_of(rows)[trained]),
+                    factors,
+                    pa.array(np.ascontiguousarray(bias)),
+                    pa.array(n_ratings[trained]),
+                ],
+                names=[index_name, "factors", "bias", "n_ratings"],
+            )
+
+
+def int32s_of(value: pa.Scalar) -> Int32Array:
+    """Return integers from their bytes: int32 array, a view."""
+    return np.frombuffer(value.as_buffer(), np.int32)
+
+
+def matrix_of(value: pa.Scalar, width: int) -> Float32Array:
+    """Return vectors from their bytes: float32 array of shape (n, width), a view."""
+    return np.frombuffer(value.as_buffer(), np.float32).reshape(-1, width)
