@@ -184,7 +184,7 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Ar
             rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, _SOLVED_SCHEMA).toArrow()
             solved = pa.concat_tables([solved.filter(pc.is_valid(solved["row_index"])), rest])
         hot = _solve_hot(blocks.hot, given, everywhere, solved)
-    return _collect(solved, hot, (len(blocks.degrees), given), pickled_bytes(given))
+    return _collect(solved, hot, len(blocks.degrees), given, pickled_bytes(given))
 
 
 def _solve_hot(
@@ -210,15 +210,15 @@ def _has_missing(solved: pa.Table) -> bool:
 
 
 def _collect(
-    solved: pa.Table, hot: RowSolution | None, shape_of: tuple[int, HalfIterationInput], broadcast_bytes: int
+    solved: pa.Table, hot: RowSolution | None, n_rows: int, given: HalfIterationInput, broadcast_bytes: int
 ) -> tuple[Float32Array, Shares, HalfIterationSizes]:
     """Put the blocks' rows and the hot rows in their places."""
-    n_rows, given = shape_of
-    vectors = np.zeros((n_rows, given.fixed.width), np.float32)
+    width = given.fixed.width
+    vectors = np.zeros((n_rows, width), np.float32)
     for batch in solved.to_batches():
         for rows, values in zip(batch["row_index"], batch["vectors"], strict=True):
             index = np.frombuffer(rows.as_buffer(), np.int32)
-            vectors[index] = np.frombuffer(values.as_buffer(), np.float32).reshape(len(index), -1)
+            vectors[index] = np.frombuffer(values.as_buffer(), np.float32).reshape(len(index), width)
     parts = {name: solved[name].to_pylist() for name in Shares._fields}
     if hot is not None and given.hot is not None:
         vectors[given.hot.hot.rows] = hot.vectors
