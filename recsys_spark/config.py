@@ -200,6 +200,7 @@ class RecommendConfig(_Section):
 
     n: int = Field(default=10, ge=1, le=10_000, description="items per user")
     exclude_seen: bool = True
+    rows: bool = Field(default=False, description="also write recommendation_rows, one row per entry")
 
 
 class RatingModelConfig(_Section):

@@ -116,8 +116,8 @@ def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa
         biases=biases,
         global_mean=mean,
         n=n,
-        seen_indptr=seen_indptr,
-        seen_columns=seen_columns,
+        excluded_indptr=seen_indptr,
+        excluded_columns=seen_columns,
     )
     if source == CF and items.as_probability:
         # After ranking: log-odds far from 0 differ where their probabilities no longer do.
@@ -163,7 +163,5 @@ def _list_batch(
 
 
 def _short_reasons(lengths: npt.NDArray[np.int64], n: int) -> pa.Array:
-    texts = np.array([f"only {k} of {n}: no other item can be recommended to the user" for k in range(n)] or [""])
-    short = lengths < n
-    chosen = texts[np.minimum(lengths, len(texts) - 1)]
-    return pa.array(chosen.astype(object), pa.string(), mask=~short)
+    texts = pa.array([f"only {k} of {n}: no other item can be recommended to the user" for k in range(n)], pa.string())
+    return texts.take(pa.array(lengths, mask=lengths >= n))

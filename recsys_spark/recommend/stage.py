@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.factor_tables import vectors_from_columns
@@ -11,9 +13,16 @@ from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.lists import users_with_history, write_lists
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
-from recsys_spark.tables import INDEXED_RATINGS, ITEM_FACTORS, RECOMMENDATIONS, USER_FACTORS, USER_INDEX
+from recsys_spark.tables import (
+    INDEXED_RATINGS,
+    ITEM_FACTORS,
+    RECOMMENDATION_ROWS,
+    RECOMMENDATIONS,
+    USER_FACTORS,
+    USER_INDEX,
+)
 
-TABLES = (RECOMMENDATIONS,)
+TABLES = (RECOMMENDATIONS, RECOMMENDATION_ROWS)
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -28,6 +37,7 @@ def run(context: StageContext) -> dict[str, Any]:
         ``n_users``, ``n_candidates``, ``n_short_lists``, and how many lists each source made.
     """
     config = context.config.recommend
+    started = datetime.now(UTC)
     candidates = _candidates(context)
     users = users_with_history(
         context.read(USER_INDEX).withColumnRenamed("user_id", "user"),
@@ -39,10 +49,26 @@ def run(context: StageContext) -> dict[str, Any]:
     context.storage.remove(work)
     write_lists(users, candidates, n=config.n, path=work)
     # Written once more as the table: the lists' files follow the tasks, a reader wants them by user.
-    lists = context.spark.read.parquet(work).withColumnRenamed("user", "user_id")
+    lists = _with_origin(context, context.spark.read.parquet(work).withColumnRenamed("user", "user_id"), started)
     context.write(RECOMMENDATIONS, lists.repartitionByRange("user_id").sortWithinPartitions("user_id"))
     context.storage.remove(work)
+    if config.rows:
+        entries = F.explode("recommendations").alias("entry")
+        rows = context.read(RECOMMENDATIONS).select("*", entries).select("*", "entry.*")
+        rows = rows.repartitionByRange("user_id").sortWithinPartitions("user_id", "position")
+        context.write(RECOMMENDATION_ROWS, rows)
     return _count(context, len(candidates.labels))
+
+
+def _with_origin(context: StageContext, lists: DataFrame, started: datetime) -> DataFrame:
+    model = context.record("train")
+    return lists.withColumns(
+        {
+            "generated_at": F.lit(started),
+            "run_id": F.lit(context.run.run_id),
+            "model": F.lit(f"{model['loss']}, rank {model['rank']}"),
+        }
+    )
 
 
 def _candidates(context: StageContext) -> Candidates:

@@ -8,6 +8,7 @@ from recsys_spark.publish.gate import check_recommendations, require_all
 from recsys_spark.tables import ITEM_INDEX, RATINGS, RECOMMENDATIONS, USER_INDEX
 
 Entry = tuple[str | None, float | None, int, str]
+ORIGIN = (None, "r1", "squared, rank 2")
 GOOD: dict[str, list[Entry]] = {
     "u1": [("b", 3.0, 1, "cf"), ("a", 2.0, 2, "cf"), ("c", 2.0, 3, "cf")],
     "u2": [],
@@ -17,7 +18,7 @@ GOOD: dict[str, list[Entry]] = {
 def broken_checks(
     spark: SparkSession, lists: list[tuple[str, list[Entry] | None]], *, seen: bool = True
 ) -> dict[str, int]:
-    rows = [(user, entries, None if entries and len(entries) == 3 else "few") for user, entries in lists]
+    rows = [(user, entries, None if entries and len(entries) == 3 else "few", *ORIGIN) for user, entries in lists]
     frame = spark.createDataFrame(rows, RECOMMENDATIONS.schema)
     users = spark.createDataFrame([("u1", 0), ("u2", 1)], USER_INDEX.schema)
     items = spark.createDataFrame([("a", 0), ("b", 1), ("c", 2), ("d", 3)], ITEM_INDEX.schema)
@@ -53,7 +54,7 @@ def test_missing_long_and_unexplained_short_lists_are_found(spark: SparkSession)
     four = [(item, 1.0, k, "cf") for k, item in enumerate("abc", 1)] + [("d", 0.5, 4, "cf")]
     found = broken_checks(spark, [("u1", four), ("u2", None)], seen=False)
     assert found["lists too long, or short without a reason"] == 2
-    frame = spark.createDataFrame([("u1", [], None)], RECOMMENDATIONS.schema)
+    frame = spark.createDataFrame([("u1", [], None, *ORIGIN)], RECOMMENDATIONS.schema)
     users = spark.createDataFrame([("u1", 0)], USER_INDEX.schema)
     items = spark.createDataFrame([("a", 0)], ITEM_INDEX.schema)
     broken = [check.name for check in check_recommendations(frame, users, items, None, 3) if check.n_broken]
@@ -75,7 +76,7 @@ def test_seen_items_may_be_allowed(spark: SparkSession) -> None:
 
 
 def test_a_broken_check_stops_publishing_with_examples(spark: SparkSession) -> None:
-    frame = spark.createDataFrame([("u1", [("x", 1.0, 1, "cf")], None)], RECOMMENDATIONS.schema)
+    frame = spark.createDataFrame([("u1", [("x", 1.0, 1, "cf")], None, *ORIGIN)], RECOMMENDATIONS.schema)
     users = spark.createDataFrame([("u1", 0)], USER_INDEX.schema)
     items = spark.createDataFrame([("a", 0)], ITEM_INDEX.schema)
     with pytest.raises(ContractError, match=r"1 entries of unknown items \(such as 'u1'\)") as caught:
