@@ -208,7 +208,7 @@ def our_job(spark: SparkSession, model: Model, n: int) -> Callable[[str], None]:
     )
 
     def write(path: str) -> None:
-        write_lists(users_with_history(labels, factors, ratings, exclude_seen=True), candidates, n=n, path=path)
+        write_lists(users_with_history(labels, factors, ratings), candidates, n=n, path=path)
 
     return write
 

@@ -124,6 +124,9 @@ CATALOGUE = Table(
             _ITEM_ID,
             _column("title", StringType(), "for people to read"),
             _column("by", StringType(), "author, artist or brand; null where not configured"),
+            _column("available", StringType(), "whether it can be had, as it stood; null where not configured"),
+            _column("start", StringType(), "its first day, as it stood; null where not configured"),
+            _column("end", StringType(), "the first day without it, as it stood; null where not configured"),
         ]
     ),
     ("item_id",),
@@ -195,6 +198,12 @@ RECOMMENDATION_ROWS = Table(
     ("user_id", "position"),
     _POINT_READ_BYTES,
 )
+ITEM_ELIGIBILITY = Table(
+    "item_eligibility",
+    StructType([_ITEM_ID, _column("removed_by", StringType(), "the first filter that removes it; null: none does")]),
+    ("item_id",),
+)
+USER_BLOCKS = Table("user_blocks", StructType([_USER_ID, _ITEM_ID]), ("user_id", "item_id"))
 METRICS = Table(
     "metrics",
     StructType(
