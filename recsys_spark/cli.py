@@ -32,6 +32,7 @@ from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
 from recsys_spark.session import build_session
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
+from recsys_spark.table_files import list_table_files
 from recsys_spark.train import TrainingPlan
 from recsys_spark.train.exchange_choice import choose_exchange
 from recsys_spark.train.plan_of_run import plan_run
@@ -135,11 +136,17 @@ def _inputs(
     if first_stage != "ingest":
         earlier = [stage for stage in stages() if stage.name in stages([first_stage])[0].needs]
         return [file for stage in earlier for table in stage.tables for file in storage.find(run.table_path(table))]
-    return list_inputs(config.input, spark) + (list_catalogue(config.catalogue, spark) if config.catalogue else [])
+    beside = [found for where, file in config.recommend.files.items() for found in list_table_files(file, where, spark)]
+    return (
+        list_inputs(config.input, spark)
+        + (list_catalogue(config.catalogue, spark) if config.catalogue else [])
+        + beside
+    )
 
 
 def _all_local(config: PipelineConfig) -> bool:
-    return all(is_local(path) for path in (*config.input.paths, config.output.path))
+    beside = [file.path for file in (config.catalogue, *config.recommend.files.values()) if file is not None]
+    return all(is_local(path) for path in (*config.input.paths, config.output.path, *beside))
 
 
 def _print_plan(

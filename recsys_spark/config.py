@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import date
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -99,15 +100,31 @@ class IngestConfig(_Section):
         return self
 
 
-class CatalogueConfig(_Section):
-    """Titles of the items, for people to read."""
+class TableFile(_Section):
+    """A table beside the log, with a header where it is csv."""
 
-    path: str
+    path: str = Field(min_length=1, description="a file, folder or glob")
     format: Literal["csv", "jsonl", "parquet"] = "csv"
     delimiter: str = Field(default=",", min_length=1, max_length=8)
+
+
+class CatalogueConfig(TableFile):
+    """Titles of the items, for people to read, and when they may be recommended."""
+
     item: str = "item_id"
     title: str = "title"
     by: str | None = Field(default=None, description="column with the author, artist or brand")
+    available: str | None = Field(
+        default=None,
+        description="column that says whether an item can be had: true, yes or 1, false, no or 0, or blank",
+    )
+    start: str | None = Field(default=None, description="column with the first day of an item (ISO 8601), or blank")
+    end: str | None = Field(default=None, description="column with the first day without it (ISO 8601), or blank")
+
+    @property
+    def has_availability(self) -> bool:
+        """Whether the catalogue says when items may be recommended."""
+        return any(column is not None for column in (self.available, self.start, self.end))
 
 
 class TrainConfig(_Section):
@@ -204,11 +221,52 @@ class TrainConfig(_Section):
         return self
 
 
+class ItemFile(TableFile):
+    """A list of items."""
+
+    item: str = "item_id"
+
+
+class UserItemFile(TableFile):
+    """Pairs of a user and an item that the user must not be recommended."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+
+
 class RecommendConfig(_Section):
-    """The lists."""
+    """The lists, and which items may stand in them."""
 
     n: int = Field(default=10, ge=1, le=10_000, description="items per user")
-    exclude_seen: bool = True
+    exclude_seen: bool = Field(default=True, description="leave out what the user has rated")
+    seen_since: date | None = Field(
+        default=None, description="only ratings from this day on (UTC) count as seen; null: all"
+    )
+    on_date: date | None = Field(
+        default=None, description="day on which the catalogue's items have to be on sale; null: the run's date"
+    )
+    deny: ItemFile | None = Field(default=None, description="items that nobody is recommended")
+    allow: ItemFile | None = Field(default=None, description="the only items that may be recommended")
+    blocks: UserItemFile | None = None
+    rows: bool = Field(default=False, description="also write recommendation_rows, one row per entry")
+
+    @pydantic.field_validator("seen_since", "on_date", mode="before")
+    @classmethod
+    def _read_day(cls, value: Any) -> Any:
+        # In quotes, or in the configuration that a run has stored, YAML leaves a date as text.
+        return date.fromisoformat(value) if isinstance(value, str) else value
+
+    @property
+    def files(self) -> dict[str, TableFile]:
+        """The configured tables by where they are configured."""
+        named = {f"recommend.{name}": getattr(self, name) for name in ("deny", "allow", "blocks")}
+        return {where: file for where, file in named.items() if file is not None}
+
+    @model_validator(mode="after")
+    def _check_seen(self) -> RecommendConfig:
+        if self.seen_since is not None and not self.exclude_seen:
+            raise ValueError("seen_since needs exclude_seen: true")
+        return self
 
 
 class RatingModelConfig(_Section):
@@ -258,6 +316,8 @@ class PipelineConfig(_Section):
             )
         if self.train.half_life_days is not None and self.input.columns.timestamp is None:
             raise ValueError("train.half_life_days needs input.columns.timestamp")
+        if self.recommend.seen_since is not None and self.input.columns.timestamp is None:
+            raise ValueError("recommend.seen_since needs input.columns.timestamp")
         return self
 
     def fingerprint(self) -> str:

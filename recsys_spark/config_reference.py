@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from datetime import date
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -17,7 +18,7 @@ _INTRODUCTION = """# Configuration
 A pipeline is one YAML file. Unknown keys are refused. Relative paths are relative to the working directory.
 Any setting can be overridden on the command line: `--set train.rank=64 --set ingest.rating_range="[1, 5]"`.
 This page is what `recsys-spark settings` prints."""
-_NAMES = {str: "text", int: "int", float: "float", bool: "bool", types.NoneType: "null"}
+_NAMES = {str: "text", int: "int", float: "float", bool: "bool", date: "date", types.NoneType: "null"}
 _BOUNDS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
 
 

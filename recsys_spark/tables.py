@@ -24,11 +24,12 @@ from recsys_spark.storage import literal_path
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table's name, schema and key (empty: rows may repeat)."""
+    """A table's name, schema, key (empty: rows may repeat), and bytes per row group (None: Spark's 128 MB)."""
 
     name: str
     schema: StructType
     key: tuple[str, ...]
+    row_group_bytes: int | None = None
 
     def select(self, frame: DataFrame) -> DataFrame:
         """Return the table's columns of a frame, in order, refusing absent ones and other types.
@@ -52,7 +53,10 @@ class Table:
 
     def write(self, frame: DataFrame, path: str) -> None:
         """Write the frame as this table to a path where nothing is yet (Parquet, field comments kept)."""
-        self.select(frame).to(self.schema).write.mode("error").parquet(path)
+        writer = self.select(frame).to(self.schema).write.mode("error")
+        if self.row_group_bytes is not None:
+            writer = writer.option("parquet.block.size", self.row_group_bytes)
+        writer.parquet(path)
 
     def read(self, spark: SparkSession, path: str) -> DataFrame:
         """Read the table from a path.
@@ -120,6 +124,9 @@ CATALOGUE = Table(
             _ITEM_ID,
             _column("title", StringType(), "for people to read"),
             _column("by", StringType(), "author, artist or brand; null where not configured"),
+            _column("available", StringType(), "whether it can be had, as it stood; null where not configured"),
+            _column("start", StringType(), "its first day, as it stood; null where not configured"),
+            _column("end", StringType(), "the first day without it, as it stood; null where not configured"),
         ]
     ),
     ("item_id",),
@@ -151,6 +158,19 @@ def _factor_columns() -> list[StructField]:
 
 USER_FACTORS = Table("user_factors", StructType([_USER_ID, _USER_INDEX, *_factor_columns()]), ("user_id",))
 ITEM_FACTORS = Table("item_factors", StructType([_ITEM_ID, _ITEM_INDEX, *_factor_columns()]), ("item_id",))
+# A reader of one user reads one row group: some thousands of lists, a few milliseconds.
+_POINT_READ_BYTES = 1 << 20
+_ENTRY = [
+    _column("item_id", StringType(), "the caller's id, unchanged"),
+    _column("score", FloatType(), "what the list is sorted by"),
+    _column("position", IntegerType(), "place in the list, from 1"),
+    _column("source", StringType(), "what made the entry: cf or popular"),
+]
+_ORIGIN = [
+    _column("generated_at", TimestampType(), "when the recommend stage began, UTC"),
+    _column("run_id", StringType(), "the run that made the list"),
+    _column("model", StringType(), "loss and rank of the model behind it"),
+]
 RECOMMENDATIONS = Table(
     "recommendations",
     StructType(
@@ -158,17 +178,7 @@ RECOMMENDATIONS = Table(
             _USER_ID,
             _column(
                 "recommendations",
-                ArrayType(
-                    StructType(
-                        [
-                            StructField("item_id", StringType(), True),
-                            StructField("score", FloatType(), True),
-                            StructField("position", IntegerType(), True),
-                            StructField("source", StringType(), True),
-                        ]
-                    ),
-                    True,
-                ),
+                ArrayType(StructType([StructField(field.name, field.dataType, True) for field in _ENTRY]), True),
                 "best first, ties by item_id; source says what made the entry: cf or popular",
             ),
             _column(
@@ -176,10 +186,24 @@ RECOMMENDATIONS = Table(
                 StringType(),
                 "why there are fewer entries than asked for; null if there are not",
             ),
+            *_ORIGIN,
         ]
     ),
     ("user_id",),
+    _POINT_READ_BYTES,
 )
+RECOMMENDATION_ROWS = Table(
+    "recommendation_rows",
+    StructType([_USER_ID, *_ENTRY, *_ORIGIN]),
+    ("user_id", "position"),
+    _POINT_READ_BYTES,
+)
+ITEM_ELIGIBILITY = Table(
+    "item_eligibility",
+    StructType([_ITEM_ID, _column("removed_by", StringType(), "the first filter that removes it; null: none does")]),
+    ("item_id",),
+)
+USER_BLOCKS = Table("user_blocks", StructType([_USER_ID, _ITEM_ID]), ("user_id", "item_id"))
 METRICS = Table(
     "metrics",
     StructType(

@@ -65,6 +65,10 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
         ({"input": {"header": False}}, "header: false needs column numbers from 0"),
         ({"input": {"columns": {"user": "a", "item": "a"}}}, "one column is mapped twice"),
         ({"input": {"path": []}}, "path must name at least one file"),
+        ({"recommend": {"seen_since": "2026-01-01"}}, "recommend.seen_since needs input.columns.timestamp"),
+        ({"recommend": {"seen_since": "1 May"}}, "recommend.seen_since: Invalid isoformat string"),
+        ({"recommend": {"seen_since": "2026-01-01", "exclude_seen": False}}, "seen_since needs exclude_seen: true"),
+        ({"recommend": {"deny": {"path": ""}}}, "recommend.deny.path: String should have at least 1 character"),
         ({"recommend": {"n": 0}}, "recommend.n: Input should be greater than or equal to 1"),
         (
             {"evaluate": {"holdout_share": 1.5}},
@@ -145,7 +149,9 @@ def test_fingerprint_follows_content_not_place(write_config: Callable[..., str])
 
 
 def test_yaml_of_a_configuration_is_the_same_configuration(write_config: Callable[..., str], tmp_path: Path) -> None:
-    config = load_config(write_config(ingest={"rating_range": [1, 5]}))
+    recommend = {"seen_since": "2026-01-01", "deny": {"path": "deny.csv"}}
+    columns = {"timestamp": "at"}
+    config = load_config(write_config(input={"columns": columns}, ingest={"rating_range": [1, 5]}, recommend=recommend))
     copy = tmp_path / "copy.yaml"
     copy.write_text(config.as_yaml())
     assert load_config(copy) == config

@@ -156,7 +156,7 @@ def _ranking_rows(
     for name, factors in ((MODEL, user_factors), (POPULARITY, user_factors.limit(0))):
         path = join(context.run.path, "_evaluated_lists")
         context.storage.remove(path)
-        with_history = users_with_history(users, factors, training, exclude_seen=True)
+        with_history = users_with_history(users, factors, training)
         write_lists(with_history, _candidates(model), n=config.n, path=path)
         lists = context.spark.read.parquet(path).selectExpr("user as user_index", "recommendations.item_id as items")
         metrics, n_users = measure_ranking(lists, relevant, config.n)

@@ -1,4 +1,4 @@
-"""The item catalogue: titles for people to read."""
+"""The item catalogue: titles for people to read, and when items may be recommended."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.config import CatalogueConfig
-from recsys_spark.errors import ConfigError
-from recsys_spark.storage import FileStatus, literal_path, storage_for
+from recsys_spark.storage import FileStatus
+from recsys_spark.table_files import list_table_files, read_table_file
+
+_ROLES = ("title", "by", "available", "start", "end")
 
 
 def list_catalogue(config: CatalogueConfig, spark: SparkSession | None = None) -> list[FileStatus]:
@@ -18,43 +20,21 @@ def list_catalogue(config: CatalogueConfig, spark: SparkSession | None = None) -
     ConfigError
         If there are none.
     """
-    files = storage_for(config.path, spark).find(config.path)
-    if not files:
-        raise ConfigError("no catalogue file was found", where="catalogue.path", got=config.path)
-    return files
+    return list_table_files(config, "catalogue", spark)
 
 
 def read_catalogue(spark: SparkSession, config: CatalogueConfig) -> DataFrame:
-    """Read ``item_id, title, by``, one row per item (the first title in sorted order). One shuffle, by item.
+    """Read ``item_id, title, by, available, start, end`` as text; null where not configured. One shuffle, by item.
+
+    Of several rows of an item, the first in the order of these columns stands.
 
     Raises
     ------
     ConfigError
         If the file or a configured column is not there.
     """
-    paths = [literal_path(file.path) for file in list_catalogue(config, spark)]
-    if config.format == "csv":
-        frame = spark.read.csv(paths, sep=config.delimiter, header=True, escape='"', multiLine=True)
-    elif config.format == "jsonl":
-        frame = spark.read.json(paths)
-    else:
-        frame = spark.read.parquet(*paths)
-    wanted = {"item": config.item, "title": config.title} | ({"by": config.by} if config.by else {})
-    for role, column in wanted.items():
-        if frame.columns.count(column) != 1:
-            raise ConfigError(
-                "the catalogue has no such column",
-                where=f"{config.path}: catalogue.{role}",
-                got=repr(column),
-                allowed=", ".join(map(repr, frame.columns)),
-                remedy="set it to one of the file's own columns",
-            )
-    columns = {role: F.col(f"`{column}`").cast("string") for role, column in wanted.items()}
-    rows = frame.select(
-        columns["item"].alias("item_id"),
-        F.struct(columns["title"].alias("title"), columns.get("by", F.lit(None).cast("string")).alias("by")).alias(
-            "shown"
-        ),
-    )
-    named = rows.where(F.col("item_id").isNotNull()).groupBy("item_id").agg(F.min("shown").alias("shown"))
-    return named.select("item_id", "shown.title", "shown.by")
+    named = {role: getattr(config, role) for role in ("item", *_ROLES)}
+    rows = read_table_file(spark, config, "catalogue", {role: name for role, name in named.items() if name is not None})
+    absent = {role: F.lit(None).cast("string") for role in _ROLES if named[role] is None}
+    by_item = rows.withColumns(absent).where(F.col("item").isNotNull()).groupBy(F.col("item").alias("item_id"))
+    return by_item.agg(F.min(F.struct(*_ROLES)).alias("shown")).select("item_id", "shown.*")

@@ -22,6 +22,7 @@ from recsys_spark.ingest.validate import (
 )
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import FileStatus, join, storage_for
+from recsys_spark.table_files import list_table_files
 from recsys_spark.tables import CATALOGUE, QUARANTINE, RATINGS
 
 TABLES = (RATINGS, QUARANTINE, CATALOGUE)
@@ -70,6 +71,8 @@ def run(context: StageContext) -> dict[str, Any]:
     if config.catalogue is not None:
         # Before the long work: a misspelt path should not cost a night.
         list_catalogue(config.catalogue, context.spark)
+    for where, file in config.recommend.files.items():
+        list_table_files(file, where, context.spark)
     files = list_inputs(config.input, context.spark)
     work = join(context.run.path, _CHECKED_ROWS)
     context.storage.remove(work)

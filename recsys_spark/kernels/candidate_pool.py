@@ -1,6 +1,6 @@
 """Picking the few largest scores of each row of a wide tile."""
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +11,31 @@ _GROUP_SIZE = 16
 _Entry = TypeVar("_Entry", bound=np.generic)
 
 
+class Pool(NamedTuple):
+    """Some of each row's largest entries, in no particular order.
+
+    Attributes
+    ----------
+    columns : int64 array of shape (m, p)
+        Which entries.
+    values : float32 array of shape (m, p)
+        Their scores.
+    outside : float32 array of shape (m,)
+        Largest entry that is not in the pool; -inf where none is left.
+    """
+
+    columns: Int64Array
+    values: Float32Array
+    outside: Float32Array
+
+
 def padded_count(n_columns: int) -> int:
     """Columns that a tile must have: the next multiple of the group size."""
     return -(-n_columns // _GROUP_SIZE) * _GROUP_SIZE
 
 
-def select_pool(scores: Float32Array, size: int) -> tuple[Int64Array, Float32Array, Float32Array]:
-    """Pick the ``size`` largest entries of each row, in no particular order.
+def select_pool(scores: Float32Array, size: int) -> Pool:
+    """Pick the ``size`` largest entries of each row.
 
     Parameters
     ----------
@@ -28,12 +46,8 @@ def select_pool(scores: Float32Array, size: int) -> tuple[Int64Array, Float32Arr
 
     Returns
     -------
-    columns : int64 array of shape (m, min(size, n_padded))
-        Which entries.
-    values : float32 array of the same shape
-        Their scores.
-    outside : float32 array of shape (m,)
-        Largest entry that was not picked; -inf where none is left.
+    Pool
+        Of ``min(size, n_padded)`` entries per row.
 
     Notes
     -----
@@ -45,18 +59,24 @@ def select_pool(scores: Float32Array, size: int) -> tuple[Int64Array, Float32Arr
     n_groups = n_padded // _GROUP_SIZE
     if n_groups <= size:
         picked, outside = _largest(scores, min(size, n_padded))
-        return picked, take_in_rows(scores, picked), outside
+        return Pool(picked, take_in_rows(scores, picked), outside)
     maxima = scores.reshape(m, _GROUP_SIZE, n_groups).max(axis=1)
     groups, outside_groups = _largest(maxima, size)
     offsets = np.arange(_GROUP_SIZE) * n_groups
     members = (groups[:, :, None] + offsets).reshape(m, -1)
     values = take_in_rows(scores, members)
     picked, outside_members = _largest(values, size)
-    return (
-        take_in_rows(members, picked),
-        take_in_rows(values, picked),
-        np.maximum(outside_groups, outside_members),
-    )
+    outside = np.maximum(outside_groups, outside_members)
+    return Pool(take_in_rows(members, picked), take_in_rows(values, picked), outside)
+
+
+def merge_pools(one: Pool, other: Pool, size: int) -> Pool:
+    """Keep the ``size`` largest entries of two pools of the same rows, whose columns are already global."""
+    columns = np.concatenate([one.columns, other.columns], axis=1)
+    values = np.concatenate([one.values, other.values], axis=1)
+    picked, left_over = _largest(values, min(size, values.shape[1]))
+    outside = np.maximum(np.maximum(one.outside, other.outside), left_over)
+    return Pool(take_in_rows(columns, picked), take_in_rows(values, picked), outside)
 
 
 def take_in_rows(values: npt.NDArray[_Entry], columns: Int64Array) -> npt.NDArray[_Entry]:

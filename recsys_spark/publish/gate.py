@@ -20,7 +20,11 @@ class Check:
 
 
 def check_recommendations(
-    lists: DataFrame, user_index: DataFrame, item_index: DataFrame, ratings: DataFrame | None, n: int
+    lists: DataFrame,
+    user_index: DataFrame,
+    eligibility: DataFrame,
+    hidden: dict[str, DataFrame],
+    n: int,
 ) -> list[Check]:
     """Scan the whole table for entries that must not be there.
 
@@ -28,10 +32,12 @@ def check_recommendations(
     ----------
     lists : DataFrame
         The ``recommendations`` table as written.
-    user_index, item_index : DataFrame
-        The ids that there are.
-    ratings : DataFrame or None
-        ``user_id, item_id`` that must not be recommended again; None where seen items are allowed.
+    user_index : DataFrame
+        The users that there are.
+    eligibility : DataFrame
+        ``item_id, removed_by``: the items that there are, and what keeps them out of all lists.
+    hidden : dict
+        ``user_id, item_id`` that must not be recommended, by what is wrong with them.
     n : int
         Entries per list; a shorter one must say why.
 
@@ -46,12 +52,14 @@ def check_recommendations(
         _check("users with more than one list", lists.groupBy("user_id").count().where("count > 1")),
         _check("lists for unknown users", lists.join(user_index, "user_id", "left_anti")),
         _check("users without a list", user_index.join(lists, "user_id", "left_anti")),
-        _check("entries of unknown items", entries.join(item_index, "item_id", "left_anti")),
+        _check("entries of unknown items", entries.join(eligibility, "item_id", "left_anti")),
+        _check("items that are not eligible", entries.join(eligibility.where("removed_by is not null"), "item_id")),
         *_check_each_list(lists, n),
     ]
-    if ratings is not None:
-        seen = entries.join(ratings.select("user_id", "item_id"), ["user_id", "item_id"], "left_semi")
-        found.append(_check("items the user has already rated", seen))
+    for name, pairs in hidden.items():
+        found.append(
+            _check(name, entries.join(pairs.select("user_id", "item_id"), ["user_id", "item_id"], "left_semi"))
+        )
     return found
 
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyspark.sql import DataFrame
 
 from recsys_spark import __version__
 from recsys_spark.publication_log import publish_run
 from recsys_spark.publish.gate import check_recommendations, require_all
+from recsys_spark.recommend import seen_ratings
 from recsys_spark.run_directory import STAGES, StageContext
 from recsys_spark.storage import join, read_json
-from recsys_spark.tables import ITEM_INDEX, RATINGS, RECOMMENDATIONS, USER_INDEX, Table
+from recsys_spark.tables import ITEM_ELIGIBILITY, RATINGS, RECOMMENDATIONS, USER_BLOCKS, USER_INDEX, Table
 
 TABLES: tuple[Table, ...] = ()
 
@@ -34,12 +36,11 @@ def run(context: StageContext) -> dict[str, Any]:
     ContractError
         If the table does not pass the gate; nothing is published then.
     """
-    ratings = context.read(RATINGS) if context.config.recommend.exclude_seen else None
     checks = check_recommendations(
         context.read(RECOMMENDATIONS),
         context.read(USER_INDEX),
-        context.read(ITEM_INDEX),
-        ratings,
+        context.read(ITEM_ELIGIBILITY),
+        _hidden_pairs(context),
         context.config.recommend.n,
     )
     require_all(checks, context.run.table_path(RECOMMENDATIONS))
@@ -51,6 +52,14 @@ def run(context: StageContext) -> dict[str, Any]:
         entry=entry.number,
     )
     return {"checks": [asdict(check) for check in checks], "manifest": manifest, "publication": asdict(entry)}
+
+
+def _hidden_pairs(context: StageContext) -> dict[str, DataFrame]:
+    seen = seen_ratings(context.read(RATINGS), context.config.recommend)
+    hidden = {} if seen is None else {"items the user has already rated": seen}
+    if context.config.recommend.blocks is not None:
+        hidden["items that are blocked for the user"] = context.read(USER_BLOCKS)
+    return hidden
 
 
 def _manifest(context: StageContext) -> dict[str, Any]:

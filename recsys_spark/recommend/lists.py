@@ -1,4 +1,4 @@
-"""Lists for blocks of users: one kernel call each, seen items excluded inside it."""
+"""Lists for blocks of users: one kernel call each, seen and blocked items excluded inside it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TASKS_PER_CORE = 2
 _ENTRIES_AT_ONCE = 1 << 20
 
 
-def users_with_history(users: DataFrame, factors: DataFrame, ratings: DataFrame, *, exclude_seen: bool) -> DataFrame:
+def users_with_history(users: DataFrame, factors: DataFrame, hidden: DataFrame | None) -> DataFrame:
     """Bring together what the lists are made from.
 
     Parameters
@@ -35,27 +35,26 @@ def users_with_history(users: DataFrame, factors: DataFrame, ratings: DataFrame,
         ``user_index`` and a label column ``user``, one row per user who gets a list.
     factors : DataFrame
         ``user_index, factors, bias``; users without a row get popular items.
-    ratings : DataFrame
-        ``user_index, item_index`` of the items that count as seen.
-    exclude_seen : bool
+    hidden : DataFrame or None
+        ``user_index, item_index`` of what must not be listed: seen or blocked; pairs may repeat.
 
     Returns
     -------
     DataFrame
-        ``user, factors, bias, seen array<int>``; nulls where there is nothing.
+        ``user, factors, bias, hidden array<int>``; nulls where there is nothing.
 
     Notes
     -----
-    Shuffles: the ratings by user, the joins, and one of the result over all cores.
+    Shuffles: the hidden pairs by user, the joins, and one of the result over all cores.
     """
     tasks = _TASKS_PER_CORE * default_parallelism(users.sparkSession)
     joined = users.join(factors.select("user_index", "factors", "bias"), "user_index", "left")
-    if exclude_seen:
-        seen = ratings.groupBy("user_index").agg(F.collect_list("item_index").alias("seen"))
-        joined = joined.join(seen, "user_index", "left")
+    if hidden is not None:
+        by_user = hidden.groupBy("user_index").agg(F.collect_list("item_index").alias("hidden"))
+        joined = joined.join(by_user, "user_index", "left")
     else:
-        joined = joined.withColumn("seen", F.lit(None).cast("array<int>"))
-    return joined.repartition(tasks, "user_index").select("user", "factors", "bias", "seen")
+        joined = joined.withColumn("hidden", F.lit(None).cast("array<int>"))
+    return joined.repartition(tasks, "user_index").select("user", "factors", "bias", "hidden")
 
 
 def write_lists(users: DataFrame, candidates: Candidates, *, n: int, path: str) -> None:
@@ -102,7 +101,7 @@ def rank_users(
 
 
 def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa.RecordBatch:
-    seen_indptr, seen_columns = _seen_columns(users["seen"], items.column_of_index)
+    hidden_indptr, hidden_columns = _hidden_columns(users["hidden"], items.column_of_index)
     if source == CF:
         user_vectors = vectors_from_columns(users["factors"], users["bias"], biases=items.biases)
         item_vectors, biases, mean = items.vectors, items.biases, items.global_mean
@@ -116,8 +115,8 @@ def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa
         biases=biases,
         global_mean=mean,
         n=n,
-        seen_indptr=seen_indptr,
-        seen_columns=seen_columns,
+        excluded_indptr=hidden_indptr,
+        excluded_columns=hidden_columns,
     )
     if source == CF and items.as_probability:
         # After ranking: log-odds far from 0 differ where their probabilities no longer do.
@@ -125,11 +124,11 @@ def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa
     return _list_batch(users["user"], columns, scores, items, source)
 
 
-def _seen_columns(seen: pa.ListArray, column_of_index: Int32Array) -> tuple[Int64Array, Int32Array]:
-    """Return each user's seen items as columns; items that are no candidates drop out."""
-    lengths = pc.fill_null(pc.list_value_length(seen), 0).to_numpy(zero_copy_only=False)
+def _hidden_columns(hidden: pa.ListArray, column_of_index: Int32Array) -> tuple[Int64Array, Int32Array]:
+    """Return each user's hidden items as columns; items that are no candidates drop out."""
+    lengths = pc.fill_null(pc.list_value_length(hidden), 0).to_numpy(zero_copy_only=False)
     indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    columns = column_of_index[seen.flatten().to_numpy(zero_copy_only=False)]
+    columns = column_of_index[hidden.flatten().to_numpy(zero_copy_only=False)]
     kept = columns >= 0
     kept_before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
     return kept_before[indptr], columns[kept]
@@ -156,14 +155,17 @@ def _list_batch(
         [
             labels,
             pa.ListArray.from_arrays(pa.array(offsets), entries),
-            _short_reasons(lengths, columns.shape[1]),
+            _short_reasons(lengths, columns.shape[1], len(items.labels)),
         ],
         names=["user", "recommendations", "short_reason"],
     )
 
 
-def _short_reasons(lengths: npt.NDArray[np.int64], n: int) -> pa.Array:
-    texts = np.array([f"only {k} of {n}: no other item can be recommended to the user" for k in range(n)] or [""])
-    short = lengths < n
-    chosen = texts[np.minimum(lengths, len(texts) - 1)]
-    return pa.array(chosen.astype(object), pa.string(), mask=~short)
+def _short_reasons(lengths: npt.NDArray[np.int64], n: int, n_eligible: int) -> pa.Array:
+    # A short list holds all that is left, so that its length says how much was hidden.
+    texts = [
+        f"only {k} of {n}: {n_eligible} items are eligible"
+        + (f", and the user has rated or blocked {n_eligible - k} of them" if k < n_eligible else "")
+        for k in range(min(n, n_eligible + 1))
+    ]
+    return pa.array(texts, pa.string()).take(pa.array(lengths, mask=lengths >= n))

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.errors import ContractError
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.recommend.candidates import Candidates
+from recsys_spark.recommend.eligibility import read_eligibility, read_user_blocks, seen_ratings
 from recsys_spark.recommend.lists import users_with_history, write_lists
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
-from recsys_spark.tables import INDEXED_RATINGS, ITEM_FACTORS, RECOMMENDATIONS, USER_FACTORS, USER_INDEX
+from recsys_spark.table_files import list_table_files
+from recsys_spark.tables import (
+    INDEXED_RATINGS,
+    ITEM_ELIGIBILITY,
+    ITEM_FACTORS,
+    ITEM_INDEX,
+    RECOMMENDATION_ROWS,
+    RECOMMENDATIONS,
+    USER_BLOCKS,
+    USER_FACTORS,
+    USER_INDEX,
+)
 
-TABLES = (RECOMMENDATIONS,)
+TABLES = (RECOMMENDATIONS, RECOMMENDATION_ROWS, ITEM_ELIGIBILITY, USER_BLOCKS)
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -25,29 +40,92 @@ def run(context: StageContext) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``n_users``, ``n_candidates``, ``n_short_lists``, and how many lists each source made.
+        ``n_users``, ``n_candidates``, ``n_short_lists``, how many lists each source made, how many items each
+        filter removed, how many ids of each filter's table are unknown, and the files of those tables.
+
+    Raises
+    ------
+    ContractError
+        If the filters leave no item.
     """
     config = context.config.recommend
-    candidates = _candidates(context)
+    started = datetime.now(UTC)
+    filters = _write_filters(context)
+    candidates = _candidates(context, filters["removed_items"])
     users = users_with_history(
         context.read(USER_INDEX).withColumnRenamed("user_id", "user"),
         context.read(USER_FACTORS),
-        context.read(INDEXED_RATINGS),
-        exclude_seen=config.exclude_seen,
+        _hidden_pairs(context),
     )
     work = join(context.run.path, "_lists")
     context.storage.remove(work)
     write_lists(users, candidates, n=config.n, path=work)
     # Written once more as the table: the lists' files follow the tasks, a reader wants them by user.
-    lists = context.spark.read.parquet(work).withColumnRenamed("user", "user_id")
+    lists = _with_origin(context, context.spark.read.parquet(work).withColumnRenamed("user", "user_id"), started)
     context.write(RECOMMENDATIONS, lists.repartitionByRange("user_id").sortWithinPartitions("user_id"))
     context.storage.remove(work)
-    return _count(context, len(candidates.labels))
+    if config.rows:
+        entries = F.explode("recommendations").alias("entry")
+        rows = context.read(RECOMMENDATIONS).select("*", entries).select("*", "entry.*")
+        rows = rows.repartitionByRange("user_id").sortWithinPartitions("user_id", "position")
+        context.write(RECOMMENDATION_ROWS, rows)
+    return _count(context, len(candidates.labels)) | filters
 
 
-def _candidates(context: StageContext) -> Candidates:
+def _with_origin(context: StageContext, lists: DataFrame, started: datetime) -> DataFrame:
     model = context.record("train")
-    items = context.read(ITEM_FACTORS).toArrow().combine_chunks()
+    return lists.withColumns(
+        {
+            "generated_at": F.lit(started),
+            "run_id": F.lit(context.run.run_id),
+            "model": F.lit(f"{model['loss']}, rank {model['rank']}"),
+        }
+    )
+
+
+def _write_filters(context: StageContext) -> dict[str, Any]:
+    """Write what the filters say of items and pairs, as they stood when the lists were made; count it."""
+    eligibility, unknown = read_eligibility(context)
+    context.write(ITEM_ELIGIBILITY, eligibility)
+    blocks, unknown_of_blocks = read_user_blocks(context)
+    if blocks is not None:
+        context.write(USER_BLOCKS, blocks)
+    removed = context.read(ITEM_ELIGIBILITY).where("removed_by is not null").groupBy("removed_by").count().collect()
+    counts = {row["removed_by"]: row["count"] for row in sorted(removed, key=lambda row: row["removed_by"])}
+    for reason, count in counts.items():
+        context.progress.say(f"recommend: {count:,} items may not be recommended: {reason}", reason=reason, n=count)
+    files = {
+        where: [found.as_dict() for found in list_table_files(file, where, context.spark)]
+        for where, file in context.config.recommend.files.items()
+    }
+    return {"removed_items": counts, "unknown_ids": unknown | unknown_of_blocks, "filter_files": files}
+
+
+def _hidden_pairs(context: StageContext) -> DataFrame | None:
+    """Return ``user_index, item_index`` of what must not be listed: seen items and blocked ones."""
+    columns = ("user_index", "item_index")
+    hidden = seen_ratings(context.read(INDEXED_RATINGS), context.config.recommend)
+    if hidden is not None:
+        hidden = hidden.select(*columns)
+    if context.config.recommend.blocks is not None:
+        named = context.read(USER_BLOCKS)
+        blocks = named.join(context.read(USER_INDEX), "user_id").join(context.read(ITEM_INDEX), "item_id")
+        hidden = blocks.select(*columns) if hidden is None else hidden.unionByName(blocks.select(*columns))
+    return hidden
+
+
+def _candidates(context: StageContext, removed: dict[str, int]) -> Candidates:
+    model = context.record("train")
+    eligible = context.read(ITEM_ELIGIBILITY).where("removed_by is null").select("item_id")
+    items = context.read(ITEM_FACTORS).join(eligible, "item_id", "left_semi").toArrow().combine_chunks()
+    if items.num_rows == 0:
+        raise ContractError(
+            "no item can be recommended to anybody",
+            where="recommend",
+            got=", ".join(f"{count:,} items {reason}" for reason, count in removed.items()),
+            allowed="at least one trained item that no filter removes",
+            remedy="check the deny and allow lists, the catalogue's availability and recommend.on_date",
+        )
     factors, bias = (items[name].combine_chunks() for name in ("factors", "bias"))
     return Candidates.from_items(
         items["item_id"].combine_chunks(),

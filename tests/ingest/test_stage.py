@@ -213,11 +213,14 @@ def test_latin_1_is_read_when_it_is_configured(make_context: MakeContext, tmp_pa
 
 def test_catalogue_keeps_one_title_per_item(make_context: MakeContext, tmp_path: Path) -> None:
     write(tmp_path, "user_id,item_id,rating\nu,007,1\n")
-    write(tmp_path, 'id,title,who\n007,"A ""b"", c",X\n007,"A ""b"", a",Y\n,none,Z\n', "items.csv")
-    sections = {"path": str(tmp_path / "items.csv"), "item": "id", "by": "who"}
+    lines = ["id,title,who,until", '007,"A ""b"", c",X,', '007,"A ""b"", a",Y,2026-02-01', ",none,Z,"]
+    write(tmp_path, "\n".join(lines) + "\n", "items.csv")
+    sections = {"path": str(tmp_path / "items.csv"), "item": "id", "by": "who", "end": "until"}
     context = make_context(catalogue=sections)
     run(context)
-    assert [tuple(row) for row in context.read(CATALOGUE).collect()] == [("007", 'A "b", a', "Y")]
+    assert [tuple(row) for row in context.read(CATALOGUE).collect()] == [
+        ("007", 'A "b", a', "Y", None, None, "2026-02-01")
+    ]
     with pytest.raises(ConfigError, match=r"catalogue\.title"):
         run(make_context(run_id="r2", catalogue={**sections, "title": "name"}))
 

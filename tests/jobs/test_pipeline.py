@@ -55,6 +55,7 @@ def published(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
     write_ratings(folder)
     (folder / "items.csv").write_text("item_id,title\né 1,<b>One</b> [red]\n", encoding="utf-8")
     sections = {"catalogue": {"path": str(folder / "items.csv")}, "evaluate": {"holdout_share": 0.2, "n": 3}}
+    sections["recommend"] = {"rows": True}
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(small_config(folder, sections), allow_unicode=True), encoding="utf-8")
     command = ["pipeline", "--config", str(config), "--run-id", "manual__2026-01-05T00:00:00+00:00"]
@@ -73,6 +74,18 @@ def test_pipeline_publishes_a_table_that_keeps_every_promise(published: tuple[Pa
     lists = ds.dataset(run / "recommendations").to_table().to_pylist()
     items = {item for _, item in pairs}
     assert {row["user_id"] for row in lists} == {user for user, _ in pairs}
+    assert len({row["generated_at"] for row in lists}) == 1
+    assert {(row["run_id"], row["model"]) for row in lists} == {(run.name.removeprefix("run="), "squared, rank 2")}
+    flat = ds.dataset(run / "recommendation_rows").to_table().to_pylist()
+    assert [row for row in flat if row["user_id"] == lists[0]["user_id"]] == [
+        {
+            "user_id": lists[0]["user_id"],
+            **entry,
+            **{name: lists[0][name] for name in ("generated_at", "run_id", "model")},
+        }
+        for entry in lists[0]["recommendations"]
+    ]
+    assert len(flat) == sum(len(row["recommendations"]) for row in lists)
     for row in lists:
         unseen = items - {item for user, item in pairs if user == row["user_id"]}
         entries = row["recommendations"]
@@ -256,10 +269,9 @@ def test_stages_one_by_one_give_the_tables_of_the_pipeline(
     for stage in ("ingest", "index", "train", "recommend", "evaluate", "publish"):
         assert main([stage, *options]) == 0
     for table in ("ratings", "user_index", "item_index", "user_factors", "item_factors", "recommendations"):
-        rows = [
-            sorted(map(repr, ds.dataset(run / table).to_table().to_pylist()))
-            for run in (only_run(folder), only_run(tmp_path))
-        ]
+        tables = [ds.dataset(run / table).to_table() for run in (only_run(folder), only_run(tmp_path))]
+        of_this_run = [name for name in ("generated_at", "run_id") if name in tables[0].column_names]
+        rows = [sorted(map(repr, found.drop_columns(of_this_run).to_pylist())) for found in tables]
         assert rows[0] == rows[1], table
     assert (tmp_path / "out" / "publication_log" / "00000001.json").exists()
 

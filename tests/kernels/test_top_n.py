@@ -37,7 +37,7 @@ def random_seen(n_users, n_items, share, rng):
 
 def assert_equals_brute_force(users, items, biases, mean, n, indptr, seen):
     keywords = {"biases": biases, "global_mean": mean, "n": n}
-    columns, scores = top_n(users, items, **keywords, seen_indptr=indptr, seen_columns=seen)
+    columns, scores = top_n(users, items, **keywords, excluded_indptr=indptr, excluded_columns=seen)
     expected_columns, expected_scores = by_brute_force(users, items, biases, mean, n, indptr, seen)
     assert columns.dtype == np.int32
     assert scores.dtype == np.float32
@@ -57,13 +57,15 @@ def assert_equals_brute_force(users, items, biases, mean, n, indptr, seen):
     share=st.sampled_from([0.0, 0.1, 0.95, 1.0]),
     kind=st.sampled_from(["normal", "integer", "zero", "few", "near"]),
     tile_floats=st.sampled_from([1, 1 << 22]),
+    block_columns=st.sampled_from([7, 64, 1 << 15]),
 )
-def test_equals_brute_force(seed, n_users, n_items, width, n, biases, share, kind, tile_floats):
+def test_equals_brute_force(seed, n_users, n_items, width, n, biases, share, kind, tile_floats, block_columns):
     rng = np.random.default_rng(seed)
     users, items = draw_vectors(kind, (n_users, width), rng), draw_vectors(kind, (n_items, width), rng)
     indptr, seen = random_seen(n_users, n_items, share, rng)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(top_n_module, "_MAX_TILE_FLOATS", tile_floats)
+        patch.setattr(top_n_module, "_MAX_BLOCK_COLUMNS", block_columns)
         assert_equals_brute_force(users, items, biases, 3.4, n, indptr, seen)
 
 
@@ -96,21 +98,21 @@ def test_result_does_not_depend_on_the_division_of_users():
     users, items = draw_vectors("normal", (300, 17), rng), draw_vectors("normal", (5000, 17), rng)
     indptr, seen = random_seen(300, 5000, 0.02, rng)
     keywords = {"biases": True, "global_mean": 3.4, "n": 10}
-    whole = top_n(users, items, **keywords, seen_indptr=indptr, seen_columns=seen)
+    whole = top_n(users, items, **keywords, excluded_indptr=indptr, excluded_columns=seen)
     for first, last in ((0, 1), (1, 8), (8, 300)):
         own = seen[indptr[first] : indptr[last]]
         part = top_n(
             users[first:last],
             items,
             **keywords,
-            seen_indptr=indptr[first : last + 1] - indptr[first],
-            seen_columns=own,
+            excluded_indptr=indptr[first : last + 1] - indptr[first],
+            excluded_columns=own,
         )
         assert_array_equal(part[0], whole[0][first:last])
         assert_array_equal(part[1], whole[1][first:last])
 
 
-def test_seen_columns_never_appear_and_short_lists_are_padded():
+def test_excluded_columns_never_appear_and_short_lists_are_padded():
     users = np.array([[1.0], [1.0]], dtype=np.float32)
     items = np.array([[1.0], [3.0], [2.0]], dtype=np.float32)
     columns, scores = top_n(
@@ -119,8 +121,8 @@ def test_seen_columns_never_appear_and_short_lists_are_padded():
         biases=False,
         global_mean=0.5,
         n=4,
-        seen_indptr=np.array([0, 1, 4]),
-        seen_columns=np.array([1, 2, 0, 1], dtype=np.int32),
+        excluded_indptr=np.array([0, 1, 4]),
+        excluded_columns=np.array([1, 2, 0, 1], dtype=np.int32),
     )
     assert_array_equal(columns, [[2, 0, -1, -1], [-1, -1, -1, -1]])
     assert_array_equal(scores, np.array([[2.5, 1.5, np.nan, np.nan], [np.nan] * 4], dtype=np.float32))
@@ -133,8 +135,8 @@ def test_no_items_give_empty_lists():
         biases=True,
         global_mean=0.0,
         n=2,
-        seen_indptr=np.zeros(3, dtype=np.int64),
-        seen_columns=np.zeros(0, dtype=np.int32),
+        excluded_indptr=np.zeros(3, dtype=np.int64),
+        excluded_columns=np.zeros(0, dtype=np.int32),
     )
     assert_array_equal(columns, -np.ones((2, 2)))
     assert np.isnan(scores).all()
@@ -155,8 +157,8 @@ def test_full_scores_round_as_pair_scores_do(kind, biases):
     [
         ({"n": 0}, "n must be >= 1, got 0"),
         ({"item_vectors": np.ones((4, 2), dtype=np.float32)}, r"\(2, 3\) and \(4, 2\)"),
-        ({"seen_indptr": np.zeros(2, dtype=np.int64)}, "seen_indptr must have 3 entries"),
-        ({"seen_indptr": np.array([0, 1, 1]), "seen_columns": np.array([4], dtype=np.int32)}, r"got 4 to 4"),
+        ({"excluded_indptr": np.zeros(2, dtype=np.int64)}, "excluded_indptr must have 3 entries"),
+        ({"excluded_indptr": np.array([0, 1, 1]), "excluded_columns": np.array([4], dtype=np.int32)}, r"got 4 to 4"),
     ],
 )
 def test_wrong_arguments_are_rejected(changed, message):
@@ -166,8 +168,8 @@ def test_wrong_arguments_are_rejected(changed, message):
         "biases": False,
         "global_mean": 0.0,
         "n": 2,
-        "seen_indptr": np.zeros(3, dtype=np.int64),
-        "seen_columns": np.zeros(0, dtype=np.int32),
+        "excluded_indptr": np.zeros(3, dtype=np.int64),
+        "excluded_columns": np.zeros(0, dtype=np.int32),
     }
     with pytest.raises(ShapeError, match=message):
         top_n(**{**arguments, **changed})
@@ -182,6 +184,6 @@ def test_vectors_without_finite_scores_are_rejected(wrong):
             biases=False,
             global_mean=0.0,
             n=2,
-            seen_indptr=np.zeros(2, dtype=np.int64),
-            seen_columns=np.zeros(0, dtype=np.int32),
+            excluded_indptr=np.zeros(2, dtype=np.int64),
+            excluded_columns=np.zeros(0, dtype=np.int32),
         )

@@ -5,9 +5,10 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.errors import ContractError
 from recsys_spark.publish.gate import check_recommendations, require_all
-from recsys_spark.tables import ITEM_INDEX, RATINGS, RECOMMENDATIONS, USER_INDEX
+from recsys_spark.tables import ITEM_ELIGIBILITY, RATINGS, RECOMMENDATIONS, USER_INDEX
 
 Entry = tuple[str | None, float | None, int, str]
+ORIGIN = (None, "r1", "squared, rank 2")
 GOOD: dict[str, list[Entry]] = {
     "u1": [("b", 3.0, 1, "cf"), ("a", 2.0, 2, "cf"), ("c", 2.0, 3, "cf")],
     "u2": [],
@@ -17,12 +18,14 @@ GOOD: dict[str, list[Entry]] = {
 def broken_checks(
     spark: SparkSession, lists: list[tuple[str, list[Entry] | None]], *, seen: bool = True
 ) -> dict[str, int]:
-    rows = [(user, entries, None if entries and len(entries) == 3 else "few") for user, entries in lists]
+    rows = [(user, entries, None if entries and len(entries) == 3 else "few", *ORIGIN) for user, entries in lists]
     frame = spark.createDataFrame(rows, RECOMMENDATIONS.schema)
     users = spark.createDataFrame([("u1", 0), ("u2", 1)], USER_INDEX.schema)
-    items = spark.createDataFrame([("a", 0), ("b", 1), ("c", 2), ("d", 3)], ITEM_INDEX.schema)
+    items = [("a", None), ("b", None), ("c", None), ("d", None), ("e", "denied")]
+    eligibility = spark.createDataFrame(items, ITEM_ELIGIBILITY.schema)
     ratings = spark.createDataFrame([("u1", "d", 5.0, None, None, 1, "f")], RATINGS.schema)
-    checks = check_recommendations(frame, users, items, ratings if seen else None, 3)
+    hidden = {"items the user has already rated": ratings} if seen else {}
+    checks = check_recommendations(frame, users, eligibility, hidden, 3)
     return {check.name: check.n_broken for check in checks if check.n_broken}
 
 
@@ -35,6 +38,7 @@ def test_a_good_table_passes(spark: SparkSession) -> None:
     [
         ([("d", 3.0, 1, "cf")], "items the user has already rated"),
         ([("x", 3.0, 1, "cf")], "entries of unknown items"),
+        ([("e", 3.0, 1, "cf")], "items that are not eligible"),
         ([("a", 3.0, 1, "cf"), ("a", 2.0, 2, "cf")], "items twice in one list"),
         ([("a", 3.0, 2, "cf")], "positions that are not 1, 2, 3, ..."),
         ([("a", 3.0, 1, "cf"), ("b", 2.0, 3, "cf")], "positions that are not 1, 2, 3, ..."),
@@ -53,10 +57,10 @@ def test_missing_long_and_unexplained_short_lists_are_found(spark: SparkSession)
     four = [(item, 1.0, k, "cf") for k, item in enumerate("abc", 1)] + [("d", 0.5, 4, "cf")]
     found = broken_checks(spark, [("u1", four), ("u2", None)], seen=False)
     assert found["lists too long, or short without a reason"] == 2
-    frame = spark.createDataFrame([("u1", [], None)], RECOMMENDATIONS.schema)
+    frame = spark.createDataFrame([("u1", [], None, *ORIGIN)], RECOMMENDATIONS.schema)
     users = spark.createDataFrame([("u1", 0)], USER_INDEX.schema)
-    items = spark.createDataFrame([("a", 0)], ITEM_INDEX.schema)
-    broken = [check.name for check in check_recommendations(frame, users, items, None, 3) if check.n_broken]
+    items = spark.createDataFrame([("a", None)], ITEM_ELIGIBILITY.schema)
+    broken = [check.name for check in check_recommendations(frame, users, items, {}, 3) if check.n_broken]
     assert broken == ["lists too long, or short without a reason"]
 
 
@@ -75,9 +79,9 @@ def test_seen_items_may_be_allowed(spark: SparkSession) -> None:
 
 
 def test_a_broken_check_stops_publishing_with_examples(spark: SparkSession) -> None:
-    frame = spark.createDataFrame([("u1", [("x", 1.0, 1, "cf")], None)], RECOMMENDATIONS.schema)
+    frame = spark.createDataFrame([("u1", [("x", 1.0, 1, "cf")], None, *ORIGIN)], RECOMMENDATIONS.schema)
     users = spark.createDataFrame([("u1", 0)], USER_INDEX.schema)
-    items = spark.createDataFrame([("a", 0)], ITEM_INDEX.schema)
+    items = spark.createDataFrame([("a", None)], ITEM_ELIGIBILITY.schema)
     with pytest.raises(ContractError, match=r"1 entries of unknown items \(such as 'u1'\)") as caught:
-        require_all(check_recommendations(frame, users, items, None, 1), "there")
+        require_all(check_recommendations(frame, users, items, {}, 1), "there")
     assert caught.value.exit_code == 3

@@ -63,7 +63,7 @@ def test_lists_equal_brute_force(
     factors = factor_rows(spark, USERS, users, trained, biases=True)
     path = str(tmp_path / "lists")
     write_lists(
-        users_with_history(labels, factors, ratings, exclude_seen=exclude_seen),
+        users_with_history(labels, factors, ratings if exclude_seen else None),
         candidates(items, known, popularity),
         n=n,
         path=path,
@@ -103,6 +103,6 @@ def test_without_biases_the_score_is_the_product(spark: SparkSession, tmp_path: 
     nothing = spark.createDataFrame([], "user_index int, item_index int")
     factors = factor_rows(spark, USERS, users, np.int32([1]), biases=False)
     path = str(tmp_path / "lists")
-    write_lists(users_with_history(labels, factors, nothing, exclude_seen=True), no_biases, n=2, path=path)
+    write_lists(users_with_history(labels, factors, nothing), no_biases, n=2, path=path)
     row = spark.read.parquet(path).collect()[0]
     assert [(e["item_id"], e["score"]) for e in row["recommendations"]] == [("b", 8.0), ("a", 5.0)]
