@@ -68,7 +68,7 @@ def test_factors_equal_the_dense_reference(spark: SparkSession) -> None:
     assert model.plan is not None
     assert model.footprint is not None
     assert model.plan.items.n_split == np.count_nonzero(model.item_degrees > 9)
-    assert "items split over all blocks" in model.plan.lines()[0]
+    assert "items split over all blocks" in model.plan.lines("as configured")[0]
     predicted, actual = model.plan.predicted.returned_bytes, model.footprint.returned_bytes
     assert actual / 2 <= predicted <= 2 * actual
 
