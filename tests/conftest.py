@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 # Before NumPy is loaded: workers run their BLAS on one thread, and so do the kernels tested here.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+# Copies of blocks lie in the temporary folder: one of its own, so that two test runs at once do not meet.
+TEMPORARY = tempfile.TemporaryDirectory(prefix="recsys-tests-", ignore_cleanup_errors=True)
+os.environ["TMPDIR"] = tempfile.tempdir = TEMPORARY.name
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("SPARK_CONF_DIR", str(ROOT / "conf" / "local"))
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
