@@ -238,7 +238,9 @@ def rows_in_file(path: Path, *, header: bool) -> int:
 @pytest.mark.parametrize(
     ("name", "settings", "accepted_at_least"),
     [
-        ("cyadusha_BX-Book-Ratings_CR-only_triplequoted.csv", {"delimiter": ","}, 8_900),
+        pytest.param(
+            "cyadusha_BX-Book-Ratings_CR-only_triplequoted.csv", {"delimiter": ","}, 8_900, marks=pytest.mark.slow
+        ),
         ("fernandajacob_BX-Book-Ratings_excel.csv", {"delimiter": ";"}, 99_000),
         ("LaxmiVanam_BX-Book-Ratings_rawquoted_crlf.csv", {"delimiter": ";", "header": False}, 39_000),
     ],

@@ -69,7 +69,7 @@ def test_lists_equal_brute_force_under_random_filters(seed: int, n: int, share: 
             "hidden": pa.array(hidden, pa.list_(pa.int32())),
         }
     )
-    made = list(rank_users(iter([batch]), SharedValue(candidates, None), n))
+    made = list(rank_users(iter([batch]), SharedValue(candidates), n))
     rows = {row["user"]: row for part in made for row in part.to_pylist()}
     assert len(rows) == N_USERS
     for user, row in rows.items():

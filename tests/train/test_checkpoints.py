@@ -202,6 +202,7 @@ def factors_of(spark: SparkSession, root: Path, run_id: str) -> list[Any]:
     return [sorted(map(tuple, frame_of.drop("n_ratings").collect())) for frame_of in tables]
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_a_run_that_goes_on_bit_for_bit(
     spark: SparkSession, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

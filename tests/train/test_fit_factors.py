@@ -289,6 +289,7 @@ def test_losses_are_bit_identical_for_any_number_of_blocks(spark: SparkSession, 
     np.testing.assert_array_equal(one.item_vectors, other.item_vectors)
 
 
+@pytest.mark.slow
 def test_all_solvers_reach_the_same_objective(spark: SparkSession) -> None:
     ratings = frame(spark, observations())
     steps = {"cg_steps": 5, "gradient_steps": 100, "iterations": 30}
