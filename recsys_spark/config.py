@@ -243,7 +243,8 @@ class RecommendConfig(_Section):
         default=None, description="only ratings from this day on (UTC) count as seen; null: all"
     )
     on_date: date | None = Field(
-        default=None, description="day on which the catalogue's items have to be on sale; null: the run's date"
+        default=None,
+        description="day on which the catalogue's items have to be on sale; null: the end of the run's interval",
     )
     deny: ItemFile | None = Field(default=None, description="items that nobody is recommended")
     allow: ItemFile | None = Field(default=None, description="the only items that may be recommended")
@@ -318,6 +319,9 @@ class PipelineConfig(_Section):
             raise ValueError("train.half_life_days needs input.columns.timestamp")
         if self.recommend.seen_since is not None and self.input.columns.timestamp is None:
             raise ValueError("recommend.seen_since needs input.columns.timestamp")
+        if self.recommend.seen_since is not None and self.ingest.duplicates == "first":
+            # The first rating's time would hide that the item was rated again since.
+            raise ValueError("recommend.seen_since needs the latest event times: not ingest.duplicates: first")
         return self
 
     def fingerprint(self) -> str:

@@ -76,7 +76,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError("the configuration file cannot be read", where=str(path), got=str(error)) from None
     try:
         content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: 2026-02-30
         raise ConfigError("the configuration file is not valid YAML", where=str(path), got=str(error)) from None
     if not isinstance(content, dict):
         raise ConfigError(
@@ -108,7 +108,7 @@ def _apply_override(content: dict[str, Any], text: str) -> str:
             raise ConfigError(f"--set {key}: {part} is a value, not a section", got=text)
     try:
         place[parts[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {key}: the value is not valid YAML", got=value, allowed=str(error)) from None
     return ".".join(parts)
 

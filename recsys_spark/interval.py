@@ -69,13 +69,13 @@ def parse_interval(day: str | None, start: str | None, end: str | None) -> Inter
 def _parse(option: str, text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise ConfigError(
             f"{option} is not a date or time",
             got=text,
             allowed="ISO 8601, such as 2026-01-31 or 2026-01-31T02:00:00+00:00",
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def logical_date(interval: Interval | None, now: datetime) -> date:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
-from recsys_spark.errors import ConfigError
+from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.storage import FileStatus, literal_path, storage_for
 
 if TYPE_CHECKING:
@@ -52,17 +54,58 @@ def read_table_file(spark: SparkSession, file: TableFile, where: str, columns: d
         If the file or a column is not there.
     """
     paths = [literal_path(found.path) for found in list_table_files(file, where, spark)]
+    # One by one: files of a folder may differ in their column order.
+    parts = [_select(_read(spark, file, path), path, where, columns) for path in paths]
+    return reduce(DataFrame.unionByName, parts)
+
+
+def read_ids(spark: SparkSession, file: TableFile, where: str, columns: dict[str, str]) -> DataFrame:
+    """Read columns of ids, of a table whose every row has to be understood: what is not would be recommended.
+
+    Parameters, returns and raises as `read_table_file`; one pass over the table to look for rows at fault.
+
+    Raises
+    ------
+    ContractError
+        If a row lacks an id, or an id goes over the end of a line, as it does behind a stray quote.
+    """
+    frame = read_table_file(spark, file, where, columns)
+    is_faulty = reduce(Column.__or__, [F.col(role).isNull() | F.col(role).rlike(r"[\r\n]") for role in columns])
+    faulty = frame.where(is_faulty).agg(F.count("*").alias("n"), F.min(F.struct(*columns)).alias("first")).collect()[0]
+    if faulty["n"]:
+        raise ContractError(
+            "rows of a list cannot be understood",
+            where=f"{where}: {file.path}",
+            got=f"{faulty['n']:,} rows, such as {faulty['first'].asDict()}",
+            allowed="an id in every row",
+            remedy="mend or remove these rows (a cut-off line, a stray quote, an empty cell)",
+        )
+    return frame
+
+
+def _read(spark: SparkSession, file: TableFile, path: str) -> DataFrame:
     if file.format == "csv":
-        frame = spark.read.csv(paths, sep=file.delimiter, header=True, escape='"', multiLine=True)
-    elif file.format == "jsonl":
-        frame = spark.read.json(paths)
-    else:
-        frame = spark.read.parquet(*paths)
+        return spark.read.csv(path, sep=file.delimiter, header=True, escape='"', multiLine=True)
+    if file.format == "parquet":
+        return spark.read.parquet(path)
+    # As one element of an array: of two objects on a line, Spark's parser would lose the second in silence. Numbers
+    # as they are written: 1 beside 2.5 would become 1.0.
+    fields = spark.read.json(path, primitivesAsString=True).drop("_corrupt_record").schema
+    lines = spark.read.text(path).where(F.trim("value") != "")
+    schema = ArrayType(StructType([StructField(field.name, StringType()) for field in fields]))
+    objects = F.from_json(F.concat(F.lit("["), F.col("value"), F.lit("]")), schema)
+    one = F.when(F.size(objects) == 1, F.get(objects, F.lit(0)))
+    return lines.select(one.alias("one")).select(
+        *[F.col("one").getField(field.name).alias(field.name) for field in fields]
+    )
+
+
+def _select(frame: DataFrame, path: str, where: str, columns: dict[str, str]) -> DataFrame:
     for role, column in columns.items():
         if frame.columns.count(column) != 1:
             raise ConfigError(
                 "the file has no such column",
-                where=f"{file.path}: {where}.{role}",
+                where=f"{path}: {where}.{role}",
                 got=repr(column),
                 allowed=", ".join(map(repr, frame.columns)),
                 remedy="set it to one of the file's own columns",

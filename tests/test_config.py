@@ -66,6 +66,14 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
         ({"input": {"columns": {"user": "a", "item": "a"}}}, "one column is mapped twice"),
         ({"input": {"path": []}}, "path must name at least one file"),
         ({"recommend": {"seen_since": "2026-01-01"}}, "recommend.seen_since needs input.columns.timestamp"),
+        (
+            {
+                "recommend": {"seen_since": "2026-01-01"},
+                "ingest": {"duplicates": "first"},
+                "input": {"path": "x.csv", "columns": {"timestamp": "at"}},
+            },
+            "not ingest.duplicates: first",
+        ),
         ({"recommend": {"seen_since": "1 May"}}, "recommend.seen_since: Invalid isoformat string"),
         ({"recommend": {"seen_since": "2026-01-01", "exclude_seen": False}}, "seen_since needs exclude_seen: true"),
         ({"recommend": {"deny": {"path": ""}}}, "recommend.deny.path: String should have at least 1 character"),
@@ -107,6 +115,7 @@ def test_bad_override_is_named_as_the_source(write_config: Callable[..., str]) -
     assert "--set train.rank: train.rank: Input should be" in message(path, "train.rank=x")
     assert "did you mean train.rank?" in message(path, "train.rnk=3")
     assert "--set takes key.path=value" in message(path, "train.rank")
+    assert "the value is not valid YAML" in message(path, "recommend.on_date=2026-02-30")
     assert "name is a value, not a section" in message(path, "name.x=1")
 
 

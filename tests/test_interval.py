@@ -37,6 +37,7 @@ def test_nothing_given_is_all_times() -> None:
         ((None, "2026-01-02", "2026-01-02"), "the interval is empty"),
         ((None, "2026-01-03", "2026-01-02"), "the interval is empty"),
         ((None, "2026-13-01", "2026-01-02"), "--start is not a date or time"),
+        ((None, "0001-01-01T00:00+14:00", "2026-01-02"), "--start is not a date or time"),
     ],
 )
 def test_bad_intervals_are_refused(arguments: tuple[str | None, str | None, str | None], expected: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame, SparkSession
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.config import CatalogueConfig
@@ -26,7 +28,8 @@ def list_catalogue(config: CatalogueConfig, spark: SparkSession | None = None) -
 def read_catalogue(spark: SparkSession, config: CatalogueConfig) -> DataFrame:
     """Read ``item_id, title, by, available, start, end`` as text; null where not configured. One shuffle, by item.
 
-    Of several rows of an item, the first in the order of these columns stands.
+    Of several rows of an item, the first title in the order of the letters stands; where they disagree on when the
+    item may be recommended, blank cells aside, ``available`` says so and cannot be read, which keeps the item out.
 
     Raises
     ------
@@ -37,4 +40,11 @@ def read_catalogue(spark: SparkSession, config: CatalogueConfig) -> DataFrame:
     rows = read_table_file(spark, config, "catalogue", {role: name for role, name in named.items() if name is not None})
     absent = {role: F.lit(None).cast("string") for role in _ROLES if named[role] is None}
     by_item = rows.withColumns(absent).where(F.col("item").isNotNull()).groupBy(F.col("item").alias("item_id"))
-    return by_item.agg(F.min(F.struct(*_ROLES)).alias("shown")).select("item_id", "shown.*")
+    offers = {role: F.when(F.trim(role) != "", F.col(role)) for role in ("available", "start", "end")}
+    disagreeing = reduce(Column.__or__, [F.count_distinct(cell) > 1 for cell in offers.values()])
+    one = by_item.agg(
+        F.min(F.struct("title", "by")).alias("shown"),
+        F.when(disagreeing, F.lit("rows disagree")).otherwise(F.min(offers["available"])).alias("available"),
+        *[F.min(offers[role]).alias(role) for role in ("start", "end")],
+    )
+    return one.select("item_id", "shown.*", "available", "start", "end")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.table_files import read_table_file
+from recsys_spark.table_files import read_ids
 from recsys_spark.tables import CATALOGUE, ITEM_INDEX, USER_INDEX
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def read_eligibility(context: StageContext) -> tuple[DataFrame, dict[str, int]]:
     joined = items
     for name, file in (("deny", config.deny), ("allow", config.allow)):
         if file is not None:
-            listed = read_table_file(context.spark, file, f"recommend.{name}", {"item": file.item})
-            listed = listed.where("item is not null").select(F.col("item").alias("item_id")).distinct()
+            listed = read_ids(context.spark, file, f"recommend.{name}", {"item": file.item})
+            listed = listed.select(F.col("item").alias("item_id")).distinct()
             unknown[name] = _warn_about_unknown(listed.join(items, "item_id", "left_anti"), name, "items")
             joined = joined.join(listed.withColumn(name, F.lit(True)), "item_id", "left")
     if config.deny is not None:
@@ -52,9 +52,19 @@ def read_eligibility(context: StageContext) -> tuple[DataFrame, dict[str, int]]:
     if catalogue is not None and catalogue.has_availability:
         offered = context.read(CATALOGUE).withColumn("offered", F.lit(True))
         joined = joined.join(offered, "item_id", "left")
-        reasons += availability_reasons(config.on_date or date.fromisoformat(context.run.date))
+        reasons += availability_reasons(day_of_lists(context))
     removed_by = F.coalesce(*[F.when(holds, F.lit(reason)) for reason, holds in reasons], F.lit(None).cast("string"))
     return joined.select("item_id", removed_by.alias("removed_by")), unknown
+
+
+def day_of_lists(context: StageContext) -> date:
+    """Return the day on which items have to be on sale: the end of the run's interval, unless it is configured.
+
+    A run over years of ratings is filed under their first day; its lists are for the day after the last.
+    """
+    if context.config.recommend.on_date is not None:
+        return context.config.recommend.on_date
+    return context.interval.end.date() if context.interval else date.fromisoformat(context.run.date)
 
 
 def availability_reasons(day: date) -> list[tuple[str, Column]]:
@@ -98,9 +108,8 @@ def read_user_blocks(context: StageContext) -> tuple[DataFrame | None, dict[str,
     file = context.config.recommend.blocks
     if file is None:
         return None, {}
-    pairs = read_table_file(context.spark, file, "recommend.blocks", {"user": file.user, "item": file.item})
-    named = pairs.where("user is not null and item is not null").distinct()
-    named = named.select(F.col("user").alias("user_id"), F.col("item").alias("item_id"))
+    pairs = read_ids(context.spark, file, "recommend.blocks", {"user": file.user, "item": file.item})
+    named = pairs.distinct().select(F.col("user").alias("user_id"), F.col("item").alias("item_id"))
     users, items = (context.read(table).select(table.key[0]) for table in (USER_INDEX, ITEM_INDEX))
     unknown_users = named.select("user_id").distinct().join(users, "user_id", "left_anti")
     unknown_items = named.select("item_id").distinct().join(items, "item_id", "left_anti")

@@ -120,8 +120,14 @@ def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa
     )
     if source == CF and items.as_probability:
         # After ranking: log-odds far from 0 differ where their probabilities no longer do.
-        scores = sigmoid(scores)
+        columns, scores = in_order(columns, sigmoid(scores))
     return _list_batch(users["user"], columns, scores, items, source)
+
+
+def in_order(columns: Int32Array, scores: Float32Array) -> tuple[Int32Array, Float32Array]:
+    """Sort each row of (m, n) arrays by score and column: different scores may have become equal ones."""
+    order = np.lexsort((columns, -scores, columns < 0), axis=1)
+    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def _hidden_columns(hidden: pa.ListArray, column_of_index: Int32Array) -> tuple[Int64Array, Int32Array]:

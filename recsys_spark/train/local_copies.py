@@ -17,6 +17,7 @@ import numpy as np
 from recsys_spark.kernels.csr_block import CsrBlock
 
 _FIELDS = ("row_index", "indptr", "column_index", "values", "weights")
+_CONTENT = "content.txt"
 # What a killed job left behind is removed by the next one that finds it this old.
 _STALE_SECONDS = 24 * 3600.0
 
@@ -49,9 +50,10 @@ def save_copy(name: str, number: int, block: CsrBlock) -> None:
         _remove_stale()
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
-    for field in _FIELDS:
-        if getattr(block, field) is not None:
-            np.save(building / f"{field}.npy", getattr(block, field))
+    fields = [field for field in _FIELDS if getattr(block, field) is not None]
+    for field in fields:
+        np.save(building / f"{field}.npy", getattr(block, field))
+    (building / _CONTENT).write_text(" ".join(fields), encoding="ascii")
     try:
         building.rename(target)
     except OSError:
@@ -63,8 +65,11 @@ def open_copy(name: str, number: int) -> CsrBlock | None:
     """Return a block as memory-mapped arrays, or None where this machine has no usable copy."""
     folder = _folder(name, number)
     try:
-        present = [field for field in _FIELDS if field != "weights" or (folder / "weights.npy").exists()]
-        arrays = {field: np.load(folder / f"{field}.npy", mmap_mode="r") for field in present}
+        # What a tidier has taken away must not be mistaken for what never was.
+        fields = (folder / _CONTENT).read_text(encoding="ascii").split()
+        arrays = {field: np.load(folder / f"{field}.npy", mmap_mode="r") for field in fields}
+        # Its age is that of its last use, for those who tidy up.
+        os.utime(copies_root() / name)
     except (OSError, ValueError, EOFError):
         return None
     return CsrBlock(**arrays)

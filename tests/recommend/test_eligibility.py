@@ -19,10 +19,11 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.interval import parse_interval
 from recsys_spark.publish.gate import check_recommendations
 from recsys_spark.recommend import stage
 from recsys_spark.recommend.candidates import Candidates
-from recsys_spark.recommend.eligibility import availability_reasons
+from recsys_spark.recommend.eligibility import availability_reasons, day_of_lists
 from recsys_spark.recommend.lists import rank_users
 from recsys_spark.run_directory import StageContext
 from recsys_spark.shared_value import SharedValue
@@ -121,6 +122,13 @@ def test_every_kind_of_availability_is_read_as_it_is_meant(spark: SparkSession) 
     found = {tuple(row)[:4]: row["reason"] for row in frame.withColumn("reason", reason).collect()}
     assert found.pop((None, None, None, None)) == "not_in_catalogue"
     assert found == {(True, *row): reason_of(*row) for row in cells}
+
+
+def test_items_have_to_be_on_sale_when_the_interval_has_ended(make_context: MakeContext) -> None:
+    years = parse_interval(None, "2014-01-01", "2026-01-01")
+    assert day_of_lists(make_context()) == DAY
+    assert day_of_lists(make_context(years)) == date(2026, 1, 1)
+    assert day_of_lists(make_context(years, recommend={"on_date": "2020-02-03"})) == date(2020, 2, 3)
 
 
 def item(k: int) -> str:

@@ -8,8 +8,11 @@ import pytest
 from pyspark.sql import Row, SparkSession
 
 from recsys_spark.factor_tables import factor_rows
+from recsys_spark.kernels.losses import sigmoid
+from recsys_spark.kernels.top_n import top_n
 from recsys_spark.rating_blocks import USERS
 from recsys_spark.recommend import Candidates, users_with_history, write_lists
+from recsys_spark.recommend.lists import in_order
 
 N_USERS, N_ITEMS, RANK = 23, 17, 3
 # Not in the order of the index, as after ids were appended; names whose byte order is not the numeric one.
@@ -106,3 +109,24 @@ def test_without_biases_the_score_is_the_product(spark: SparkSession, tmp_path: 
     write_lists(users_with_history(labels, factors, nothing), no_biases, n=2, path=path)
     row = spark.read.parquet(path).collect()[0]
     assert [(e["item_id"], e["score"]) for e in row["recommendations"]] == [("b", 8.0), ("a", 5.0)]
+
+
+def test_scores_that_become_equal_stand_by_item() -> None:
+    columns = np.array([[5, 2, 9, -1], [3, 1, 0, 7]], np.int32)
+    scores = np.array([[1.0, 1.0, 0.5, 0.0], [0.25, 0.25, 0.25, 0.125]], np.float32)
+    ordered, same = in_order(columns, scores)
+    np.testing.assert_array_equal(ordered, [[2, 5, 9, -1], [0, 1, 3, 7]])
+    np.testing.assert_array_equal(same, scores)
+
+
+def test_log_odds_that_share_a_probability_stand_by_item() -> None:
+    users = np.full((3, 1), 4.0, np.float32)
+    items = np.linspace(4.0, 6.0, 40, dtype=np.float32)[:, None]
+    nothing = {"excluded_indptr": np.zeros(4, np.int64), "excluded_columns": np.zeros(0, np.int32)}
+    columns, log_odds = top_n(users, items, biases=False, global_mean=0.0, n=40, **nothing)
+    probabilities = sigmoid(log_odds)
+    assert len(np.unique(log_odds[0])) == 40 > len(np.unique(probabilities[0]))
+    ordered, scores = in_order(columns, probabilities)
+    pairs = list(zip((-scores[0]).tolist(), ordered[0].tolist(), strict=True))
+    assert pairs == sorted(pairs)
+    assert sorted(ordered[0].tolist()) == list(range(40))
