@@ -67,7 +67,7 @@ def lists_of(spark: SparkSession, model: Factorization, folder: Path) -> dict[st
     )
     path = f"{folder.absolute()}/lists"
     factors = model.rows(spark, USERS)
-    write_lists(users_with_history(users, factors, ratings, exclude_seen=True), candidates, n=4, path=path)
+    write_lists(users_with_history(users, factors, ratings), candidates, n=4, path=path)
     entries = F.col("recommendations")
     rows = spark.read.parquet(path).select("user", entries["item_id"].alias("items"), entries["score"].alias("scores"))
     found = sorted((row["user"], row["items"], row["scores"]) for row in rows.collect())
