@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ConfigError
 from recsys_spark.progress import Progress
+from recsys_spark.rating_blocks import ITEMS
 from recsys_spark.session import build_session, session_limits
 from recsys_spark.storage import LocalStorage
 from recsys_spark.train import Continuation, Factorization, alternating, fit_factors
@@ -101,7 +102,7 @@ if __name__ == "__main__":
         "predicted": model.plan.as_dict(),
         "actual": {name: getattr(model.footprint, name) for name in model.footprint.__slots__},
         "driver_peak": peak_memory(),
-        "n_trained": model.rows(session, alternating.ITEMS).count(),
+        "n_trained": model.rows(session, ITEMS).count(),
     }
     found |= replicate_in_spite(session, target)
     (target / "found.json").write_text(json.dumps(found))
