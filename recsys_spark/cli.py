@@ -19,8 +19,7 @@ from recsys_spark import __version__
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
-from recsys_spark.errors import ConfigError, RecsysError, error_from_worker
-from recsys_spark.ingest.catalogue import list_catalogue
+from recsys_spark.errors import ConfigError, RecsysError, error_from_reader, error_from_worker
 from recsys_spark.ingest.headers import list_inputs, require_event_times
 from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import require_done, run_stages, stages
@@ -136,16 +135,12 @@ def _inputs(
     if first_stage != "ingest":
         earlier = [stage for stage in stages() if stage.name in stages([first_stage])[0].needs]
         return [file for stage in earlier for table in stage.tables for file in storage.find(run.table_path(table))]
-    beside = [found for where, file in config.recommend.files.items() for found in list_table_files(file, where, spark)]
-    return (
-        list_inputs(config.input, spark)
-        + (list_catalogue(config.catalogue, spark) if config.catalogue else [])
-        + beside
-    )
+    beside = [found for where, file in config.files.items() for found in list_table_files(file, where, spark)]
+    return list_inputs(config.input, spark) + beside
 
 
 def _all_local(config: PipelineConfig) -> bool:
-    beside = [file.path for file in (config.catalogue, *config.recommend.files.values()) if file is not None]
+    beside = [file.path for file in config.files.values()]
     return all(is_local(path) for path in (*config.input.paths, config.output.path, *beside))
 
 
@@ -264,7 +259,7 @@ def main(arguments: Sequence[str]) -> int:
     except RecsysError as error:
         return _fail(str(error), error.exit_code)
     except Exception as error:
-        known = error_from_worker(str(error))
+        known = error_from_worker(str(error)) or error_from_reader(str(error))
         if known is not None:
             return _fail(str(known), known.exit_code)
         configure_logging_if_needed()

@@ -16,7 +16,7 @@ Column = Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class RatingColumns(_Section):
@@ -106,6 +106,12 @@ class TableFile(_Section):
     path: str = Field(min_length=1, description="a file, folder or glob")
     format: Literal["csv", "jsonl", "parquet"] = "csv"
     delimiter: str = Field(default=",", min_length=1, max_length=8)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The configured columns of the file by their role: the settings that other tables add to these."""
+        roles = type(self).model_fields.keys() - TableFile.model_fields.keys()
+        return {role: getattr(self, role) for role in sorted(roles) if getattr(self, role) is not None}
 
 
 class CatalogueConfig(TableFile):
@@ -323,6 +329,11 @@ class PipelineConfig(_Section):
             # The first rating's time would hide that the item was rated again since.
             raise ValueError("recommend.seen_since needs the latest event times: not ingest.duplicates: first")
         return self
+
+    @property
+    def files(self) -> dict[str, TableFile]:
+        """The tables beside the log by where they are configured."""
+        return ({} if self.catalogue is None else {"catalogue": self.catalogue}) | self.recommend.files
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the content of the tables."""

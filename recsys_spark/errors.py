@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 
 _FROM_WORKER = re.compile(r"recsys_spark\.errors\.(\w+): (.*)", re.DOTALL)
+_UNREADABLE = re.compile(
+    r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|CANNOT_MERGE_SCHEMAS|FAILED_TO_PARSE)[\w.]*\] ([^\n]*)"
+)
+_CAUSE = re.compile(r"Caused by: [\w.$]*?(\w+(?:Exception|Error): [^\n]*)")
+_FILE_OF_MESSAGE = re.compile(r"\b(?:file:/+|\w+://)[^\s'\"]+")
 _END_OF_WORKER_TRACE = re.compile(r"\n\s*(?:at org\.apache|at java\.|Driver stacktrace|JVM stacktrace|\n)")
 
 
@@ -83,3 +88,29 @@ def error_from_worker(text: str) -> RecsysError | None:
     if not (isinstance(kind, type) and issubclass(kind, RecsysError)):
         return None
     return kind(_END_OF_WORKER_TRACE.split(found.group(2))[0].rstrip())
+
+
+def error_from_reader(text: str) -> ContractError | None:
+    """Return an error that names the file which Spark could not read, from Spark's message about it.
+
+    Parameters
+    ----------
+    text : str
+        The message of the exception that reached the driver.
+
+    Returns
+    -------
+    ContractError or None
+        None where something else went wrong.
+    """
+    found = _UNREADABLE.search(text)
+    if not found:
+        return None
+    file = _FILE_OF_MESSAGE.search(text, found.start())
+    causes = _CAUSE.findall(text)
+    return ContractError(
+        "a file cannot be read: it is cut off, damaged, or unlike the others of its folder",
+        where=file.group().rstrip(".,") if file else "",
+        got=causes[-1].strip() if causes else found.group(1).strip(),
+        remedy="compare it with its source (size, gzip -t, the columns' types), put a whole one there and run again",
+    )

@@ -28,6 +28,8 @@ _SQL_SETTINGS = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # Few large Arrow batches: the workers' NumPy calls cost the same for 100 rows as for 100,000.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "200000",
+    # Unless the records are large: blocks of ratings or vectors would fill a worker's memory with one batch.
+    "spark.sql.execution.arrow.maxBytesPerBatch": "33554432",
     # A partition of a table is replaced only by a new run's own directory, never in place.
     "spark.sql.sources.partitionOverwriteMode": "STATIC",
     "spark.sql.parquet.compression.codec": "zstd",

@@ -126,7 +126,14 @@ def _rating_error_rows(
     context: StageContext, training: DataFrame, held_out: DataFrame, name: str, model: Factorization
 ) -> list[tuple[str, str, float, int]]:
     bias_only = context.config.train.model_copy(
-        update={"unobserved_weight": 0.0, "rank": 0, "biases": True, "nonnegative": False, "solver": "auto"}
+        update={
+            "unobserved_weight": 0.0,
+            "rank": 0,
+            "biases": True,
+            "nonnegative": False,
+            "solver": "auto",
+            "updates": "alternating",
+        }
     )
     if context.config.train.unobserved_weight > 0:
         bias_only = bias_only.model_copy(update=context.config.evaluate.rating_model.model_dump())

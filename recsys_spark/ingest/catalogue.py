@@ -8,21 +8,9 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.config import CatalogueConfig
-from recsys_spark.storage import FileStatus
-from recsys_spark.table_files import list_table_files, read_table_file
+from recsys_spark.table_files import read_table_file
 
 _ROLES = ("title", "by", "available", "start", "end")
-
-
-def list_catalogue(config: CatalogueConfig, spark: SparkSession | None = None) -> list[FileStatus]:
-    """Return the catalogue's files.
-
-    Raises
-    ------
-    ConfigError
-        If there are none.
-    """
-    return list_table_files(config, "catalogue", spark)
 
 
 def read_catalogue(spark: SparkSession, config: CatalogueConfig) -> DataFrame:
@@ -36,9 +24,8 @@ def read_catalogue(spark: SparkSession, config: CatalogueConfig) -> DataFrame:
     ConfigError
         If the file or a configured column is not there.
     """
-    named = {role: getattr(config, role) for role in ("item", *_ROLES)}
-    rows = read_table_file(spark, config, "catalogue", {role: name for role, name in named.items() if name is not None})
-    absent = {role: F.lit(None).cast("string") for role in _ROLES if named[role] is None}
+    rows = read_table_file(spark, config, "catalogue", config.columns)
+    absent = {role: F.lit(None).cast("string") for role in _ROLES if role not in config.columns}
     by_item = rows.withColumns(absent).where(F.col("item").isNotNull()).groupBy(F.col("item").alias("item_id"))
     offers = {role: F.when(F.trim(role) != "", F.col(role)) for role in ("available", "start", "end")}
     disagreeing = reduce(Column.__or__, [F.count_distinct(cell) > 1 for cell in offers.values()])

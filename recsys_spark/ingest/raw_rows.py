@@ -105,7 +105,21 @@ def _csv_rows(lines: DataFrame, config: InputConfig, layout: CsvLayout) -> DataF
     parsed = lines.withColumn("cells", F.from_csv("raw", F.lit(schema.simpleString()), options))
     cells: dict[str, Column] = {role: F.col(f"cells.c{position}") for role, position in layout.positions.items()}
     is_header = F.lit(False) if layout.header is None else F.col("raw") == F.lit(layout.header)
-    return _rows(parsed, _fault(is_header, F.col("cells.malformed_line").isNotNull()), cells)
+    is_malformed = F.col("cells.malformed_line").isNotNull() | _ends_within_quotes(config)
+    return _rows(parsed, _fault(is_header, is_malformed), cells)
+
+
+def _ends_within_quotes(config: InputConfig) -> Column:
+    """Return whether a line's last cell begins with a quote that is never closed, which Spark's parser overlooks."""
+    if not config.quote:
+        return F.lit(False)
+    quote, separator = (f"\\Q{text}\\E" for text in (config.quote, config.delimiter))
+    # Possessive throughout: Java's matcher neither backtracks nor recurses, however long the line is.
+    inside = f"[^{quote}]*+(?:{quote}{quote}[^{quote}]*+)*+"
+    whole_cell = f"(?:{quote}{inside}{quote}|(?!{quote})(?:(?!{separator}).)*+)"
+    return F.contains("raw", F.lit(config.quote)) & F.col("raw").rlike(
+        f"(?s)^(?:{whole_cell}{separator})*+{quote}{inside}$"
+    )
 
 
 def _json_rows(lines: DataFrame, config: InputConfig) -> DataFrame:

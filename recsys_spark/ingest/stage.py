@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import ContractError
-from recsys_spark.ingest.catalogue import list_catalogue, read_catalogue
+from recsys_spark.ingest.catalogue import read_catalogue
 from recsys_spark.ingest.duplicates import merge_duplicates
 from recsys_spark.ingest.headers import list_inputs, require_event_times
 from recsys_spark.ingest.raw_rows import read_raw_rows
@@ -22,7 +22,7 @@ from recsys_spark.ingest.validate import (
 )
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import FileStatus, join, storage_for
-from recsys_spark.table_files import list_table_files
+from recsys_spark.table_files import read_table_file
 from recsys_spark.tables import CATALOGUE, QUARANTINE, RATINGS
 
 TABLES = (RATINGS, QUARANTINE, CATALOGUE)
@@ -68,11 +68,9 @@ def run(context: StageContext) -> dict[str, Any]:
     require_event_times(config.input, context.interval)
     if config.input.columns.timestamp is not None:
         check_timestamp_format(context.spark, config.input.timestamp_format)
-    if config.catalogue is not None:
-        # Before the long work: a misspelt path should not cost a night.
-        list_catalogue(config.catalogue, context.spark)
-    for where, file in config.recommend.files.items():
-        list_table_files(file, where, context.spark)
+    for where, file in config.files.items():
+        # Before the long work: a misspelt path or column should not cost a night.
+        read_table_file(context.spark, file, where, file.columns)
     files = list_inputs(config.input, context.spark)
     work = join(context.run.path, _CHECKED_ROWS)
     context.storage.remove(work)

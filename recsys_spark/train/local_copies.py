@@ -6,20 +6,30 @@ machine it runs on still has the file; only factors then cross from the JVM to P
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 import time
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys_spark.kernels.csr_block import CsrBlock
+
+log = logging.getLogger(__name__)
 
 _FIELDS = ("row_index", "indptr", "column_index", "values", "weights")
 _CONTENT = "content.txt"
 # What a killed job left behind is removed by the next one that finds it this old.
 _STALE_SECONDS = 24 * 3600.0
+# Copies only make training faster: the rest of the disk belongs to others.
+_SHARE_LEFT_FREE = 0.05
+# Copies whose bytes this process has compared with what was written: once is enough.
+_verified: set[Path] = set()
 
 
 def copies_root() -> Path:
@@ -34,6 +44,9 @@ def copies_root() -> Path:
 def save_copy(name: str, number: int, block: CsrBlock) -> None:
     """Write a block's arrays; others see all of them or none.
 
+    Where the disk is full or will not have them, there is no copy, and a warning says so: the block is then sent
+    with every task.
+
     Parameters
     ----------
     name : str
@@ -42,37 +55,61 @@ def save_copy(name: str, number: int, block: CsrBlock) -> None:
         Of the block.
     block : CsrBlock
     """
-    target = _folder(name, number)
-    if target.exists():
-        return
+    try:
+        target = _folder(name, number)
+        if not target.exists():
+            _write(target, block)
+    except OSError as error:
+        log.warning("training is slower: block %d has no copy on this machine: %s", number, error)
+
+
+def _write(target: Path, block: CsrBlock) -> None:
     if not target.parent.exists():
         # Only the driver knows when a training is over; workers elsewhere tidy up when the next one begins.
         _remove_stale()
     target.parent.mkdir(parents=True, exist_ok=True)
+    disk = shutil.disk_usage(target.parent)
+    if disk.free - block.nbytes < disk.total * _SHARE_LEFT_FREE:
+        raise OSError(f"{target.parent} has {disk.free:,} of {disk.total:,} bytes left; TMPDIR names another place")
     building = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
-    fields = [field for field in _FIELDS if getattr(block, field) is not None]
-    for field in fields:
-        np.save(building / f"{field}.npy", getattr(block, field))
-    (building / _CONTENT).write_text(" ".join(fields), encoding="ascii")
     try:
+        fields = {field: getattr(block, field) for field in _FIELDS if getattr(block, field) is not None}
+        for field, array in fields.items():
+            np.save(building / f"{field}.npy", array)
+        sums = [f"{field} {_checksum(array)}" for field, array in fields.items()]
+        (building / _CONTENT).write_text("\n".join(sums), encoding="ascii")
         building.rename(target)
     except OSError:
-        # Another attempt at the same task was faster; its copy is the same.
         shutil.rmtree(building, ignore_errors=True)
+        # Another attempt at the same task may have been faster; its copy is the same.
+        if not target.exists():
+            raise
 
 
 def open_copy(name: str, number: int) -> CsrBlock | None:
-    """Return a block as memory-mapped arrays, or None where this machine has no usable copy."""
-    folder = _folder(name, number)
+    """Return a block as memory-mapped arrays, or None where this machine has no usable copy.
+
+    The first time that a process opens a copy, it reads all of it and compares its check sums.
+    """
     try:
+        folder = _folder(name, number)
         # What a tidier has taken away must not be mistaken for what never was.
-        fields = (folder / _CONTENT).read_text(encoding="ascii").split()
-        arrays = {field: np.load(folder / f"{field}.npy", mmap_mode="r") for field in fields}
+        lines = (folder / _CONTENT).read_text(encoding="ascii").splitlines()
+        sums = dict(line.split() for line in lines)
+        arrays = {field: np.load(folder / f"{field}.npy", mmap_mode="r") for field in sums}
+        if folder not in _verified:
+            if any(_checksum(array) != int(sums[field]) for field, array in arrays.items()):
+                raise ValueError("other bytes than were written")
+            _verified.add(folder)
         # Its age is that of its last use, for those who tidy up.
         os.utime(copies_root() / name)
     except (OSError, ValueError, EOFError):
         return None
     return CsrBlock(**arrays)
+
+
+def _checksum(array: npt.NDArray[Any]) -> int:
+    return zlib.crc32(array.data)
 
 
 def remove_copies(name: str) -> None:

@@ -52,9 +52,11 @@ FILES: dict[str, tuple[bytes, list[tuple[str, str, float]], list[str]]] = {
         ["non_finite_rating"] * 5 + ["unparsable_rating"] * 4 + ["missing_rating"],
     ),
     "quotes.csv": (
-        HEADER + b'"q ""x""",a,1\nq\'b,"a,b",2\nq"c,a"d,3\n"q\\",a,4\n"open,a,5\n',
-        [('q "x"', "a", 1.0), ("q'b", "a,b", 2.0), ('q"c', 'a"d', 3.0), ("q\\", "a", 4.0)],
-        ["malformed_line"],
+        HEADER + b'"q ""x""",a,1\nq\'b,"a,b",2\nq"c,a"d,3\n"q\\",a,4\n"open,a,5\n'
+        b'q,open,"5\nq,"a ,""",6\n"q, ""r""", "b",7\n',
+        [('q "x"', "a", 1.0), ("q'b", "a,b", 2.0), ('q"c', 'a"d', 3.0), ("q\\", "a", 4.0)]
+        + [("q", 'a ,"', 6.0), ('q, "r"', ' "b"', 7.0)],
+        ["malformed_line"] * 2,
     ),
     "columns.csv": (HEADER + b"c,a\nc,b,1,9\nc,c,2\nc\n", [("c", "c", 2.0)], ["malformed_line"] * 3),
     "ids.csv": (

@@ -197,6 +197,40 @@ def test_a_text_file_is_not_parquet(make_context: MakeContext, tmp_path: Path) -
         run(make_context(input={"path": str(tmp_path / "r.parquet"), "format": "parquet"}))
 
 
+def test_files_that_cannot_be_read_to_the_end_are_named(
+    spark: SparkSession,
+    write_config: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "build_session", lambda name: spark)
+    whole = gzip.compress(b"user_id,item_id,rating\n" + b"".join(b"%d,%d,1\n" % (n, n * n) for n in range(5_000)))
+    (tmp_path / "cut.csv.gz").write_bytes(whole[:-2_000])
+    assert main(["ingest", "--config", write_config(input={"path": str(tmp_path / "cut.csv.gz")})]) == 3
+    printed = capsys.readouterr().err
+    assert "a file cannot be read" in printed
+    assert str(tmp_path / "cut.csv.gz") in printed
+    assert "Unexpected end of input stream" in printed
+
+    (tmp_path / "days").mkdir()
+    for day, user in enumerate((["u1"], [1.5])):
+        pq.write_table(pa.table({"user_id": user, "item_id": ["a"], "rating": [1.0]}), tmp_path / f"days/{day}.parquet")
+    config = write_config(input={"path": str(tmp_path / "days"), "format": "parquet"})
+    assert main(["ingest", "--config", config]) == 3
+    printed = capsys.readouterr().err
+    assert "unlike the others of its folder" in printed
+    assert str(tmp_path / "days") in printed
+    assert "Traceback" not in printed
+
+
+def test_columns_of_tables_beside_the_log_are_looked_at_first(make_context: MakeContext, tmp_path: Path) -> None:
+    (tmp_path / "deny.csv").write_text("item\na\n")
+    context = make_context(recommend={"deny": {"path": str(tmp_path / "deny.csv")}})
+    with pytest.raises(ConfigError, match=r"no such column[\s\S]*recommend\.deny\.item"):
+        run(context)
+
+
 def test_interval_needs_event_times(make_context: MakeContext, tmp_path: Path) -> None:
     write(tmp_path, "user_id,item_id,rating\nu,a,1\n")
     day = Interval(datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC))

@@ -25,10 +25,6 @@ SETTINGS = {
 }
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="training fits, but several blocks in one batch may be more than a worker has when the vectors are read",
-)
 def test_a_side_larger_than_a_worker_is_routed(tmp_path: Path) -> None:
     options = " ".join(f"--conf {name}={value}" for name, value in SETTINGS.items())
     environment = {**os.environ, "PYTHONPATH": python_path()}
