@@ -51,7 +51,7 @@ def solve_conjugate_gradient(
     """
     transposed = rows.design.transpose(0, 2, 1)
     precondition = _preconditioner(ridge)
-    residuals = rows.linear - rows.weighted(predictions)
+    residuals = rows.residuals(predictions)
     vectors = start.astype(np.float64)
     # Minus half the gradient of the ridge.
     pulled = -ridge.half_gradient(vectors)

@@ -23,17 +23,20 @@ from recsys_spark.kernels.hot_sums import (
     HotTask,
     add_up_pieces,
     evaluate_pieces,
-    not_finite,
     unit_of_sums,
     unpack_sums,
 )
 from recsys_spark.kernels.method_choice import Method, choose_methods
 from recsys_spark.kernels.normal_equations import NormalEquations
 from recsys_spark.kernels.objective import penalty
-from recsys_spark.kernels.solve_rows import RowProblem, RowSolution, better_of, solve_formed
-
-# A Newton step whose every halving is worse than standing still has met the rounding of the objective.
-_MOST_HALVINGS = 10
+from recsys_spark.kernels.solve_rows import (
+    MOST_HALVINGS,
+    RowProblem,
+    RowSolution,
+    better_of,
+    reject_non_finite,
+    solve_formed,
+)
 
 
 def solve_hot_rows(total: Int64Array, task: HotTask, problem: RowProblem, pairs: AllPairs | None) -> RowSolution:
@@ -86,7 +89,7 @@ def halvings(solved: RowSolution, task: HotTask) -> Halvings:
     """Return the points between the starts and the minima of the model that are to be tried."""
     start, bounds = task.start, task.bounds
     whole = solved.vectors.astype(np.float64) - start
-    lengths = [0.0, *(0.5**halving for halving in range(_MOST_HALVINGS))]
+    lengths = [0.0, *(0.5**halving for halving in range(MOST_HALVINGS))]
     vectors = np.stack([(start + length * whole).astype(np.float32) for length in lengths], axis=2)
     score = np.ldexp(1.0, bounds.exponents[-1]) + (np.abs(vectors).max(axis=2) * bounds.design(None)).sum(axis=1)
     # log(1 + exp(s)) - y s is at most log 2 + |s|.
@@ -152,10 +155,7 @@ def _method(problem: RowProblem) -> Method:
 
 def _finished(solution: RowSolution, hot: HotRows, pairs: AllPairs | None) -> RowSolution:
     """Return rows in the model's own basis, all of them finite."""
-    is_finite = np.isfinite(solution.vectors).all(axis=1) & np.isfinite(solution.objective)
-    if not is_finite.all():
-        worst = int(np.argmin(is_finite))
-        raise not_finite(int((~is_finite).sum()), int(hot.rows[worst]), int(hot.degrees[worst]))
+    reject_non_finite(solution, hot.rows, hot.degrees)
     if pairs is None:
         return solution
     vectors = rotate(solution.vectors, pairs.from_basis)

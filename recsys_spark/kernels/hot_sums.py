@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recsys_spark.errors import NumericalError
 from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array, Int64Array
 from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.kernels.degree_ladder import LADDER, padded_lengths, plan_batches
@@ -19,7 +18,7 @@ from recsys_spark.kernels.hot_rows import HotRows
 from recsys_spark.kernels.losses import Loss, logistic_terms, observed_loss, quadratic_terms
 from recsys_spark.kernels.method_choice import MAX_BATCH_FLOATS
 from recsys_spark.kernels.row_batch import BatchGatherer, RowBatch, predict
-from recsys_spark.kernels.solve_rows import RowProblem
+from recsys_spark.kernels.solve_rows import RowProblem, not_finite
 
 _SUM_BITS = 61
 
@@ -257,14 +256,5 @@ def _whole(sums: Float64Array, units: Int32Array, rows: Int32Array) -> Int64Arra
     multiples = np.rint(np.ldexp(sums, -units))
     is_usable = (np.abs(multiples) < 2.0 ** (_SUM_BITS + 1)).all(axis=1)
     if not is_usable.all():
-        raise not_finite(int((~is_usable).sum()), int(rows[np.argmin(is_usable)]), 0)
+        raise not_finite(int((~is_usable).sum()), int(rows[np.argmin(is_usable)]))
     return multiples.astype(np.int64)
-
-
-def not_finite(n_rows: int, row: int, degree: int) -> NumericalError:
-    """Return the error of hot rows that are not finite; ``degree`` 0 is not told."""
-    return NumericalError(
-        f"solved vectors must be finite, got {n_rows} rows that are not, first of them row {row}"
-        f"{f' ({degree} observations)' if degree else ''}; look for non-finite or huge ratings, and raise reg_param "
-        "and bias_reg_param above 0"
-    )

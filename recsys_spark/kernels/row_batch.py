@@ -32,9 +32,9 @@ class WeightedRows:
         """Multiply predictions of shape (n_rows, length) by w."""
         return predictions if self.curvature is None else self.curvature * predictions
 
-    def residuals(self, vectors: Float32Array) -> Float32Array:
-        """Compute h - w Z v for row vectors of shape (n_rows, width): shape (n_rows, length)."""
-        return np.asarray(self.linear - self.weighted(predict(self.design, vectors)))
+    def residuals(self, predictions: Float32Array) -> Float32Array:
+        """Compute h - w Z v from predictions Z v of shape (n_rows, length)."""
+        return np.asarray(self.linear - self.weighted(predictions))
 
 
 def predict(design: Float32Array, vectors: Float32Array) -> Float32Array:
@@ -93,7 +93,7 @@ class RowBatch:
     def slope(self, vectors: Float32Array) -> Float64Array:
         """Return minus half the gradient of each row's observed loss: shape (n_rows, width)."""
         if self.loss.is_quadratic:
-            residuals = self.quadratic().residuals(vectors)
+            residuals = self.quadratic().residuals(predict(self.design, vectors))
         else:
             _, residuals = logistic_terms(self.values, self.weights, self.scores(vectors))
         products = np.matmul(self.design.transpose(0, 2, 1), residuals[:, :, None])[:, :, 0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recsys_spark.errors import NumericalError, ShapeError
-from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, Int64Array, IntArray
 from recsys_spark.kernels.conjugate_gradient import solve_conjugate_gradient, solve_conjugate_gradient_formed
 from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.kernels.degree_ladder import LengthBatch, padded_lengths, plan_batches
@@ -25,8 +25,8 @@ from recsys_spark.kernels.objective import Regularization, Ridge, penalty
 from recsys_spark.kernels.row_batch import BatchGatherer, RowBatch, WeightedRows, predict
 from recsys_spark.kernels.subspace import solve_subspace, solve_subspace_formed
 
-# Newton steps whose every halving is worse than standing still have met the rounding of the objective.
-_MOST_HALVINGS = 10
+MOST_HALVINGS = 10
+"""A Newton step whose every halving is worse than standing still has met the rounding of the objective."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def solve_rows(
                 getattr(solution, name)[plan.rows] = getattr(solved, name)
     if fixed.all_pairs is not None:
         solution = replace(solution, vectors=rotate(solution.vectors, fixed.all_pairs.from_basis))
-    _reject_non_finite(block, solution)
+    reject_non_finite(solution, block.row_index, block.degrees)
     return solution
 
 
@@ -203,7 +203,7 @@ class _Task:
             step = self._solve_quadratic(rows, plan, ridge, current.vectors, predictions) - before
             next_one = current
             is_open = np.ones(len(before), dtype=np.bool_)
-            for halving in range(_MOST_HALVINGS):
+            for halving in range(MOST_HALVINGS):
                 tried = score(before + step * 0.5**halving)
                 takes = is_open & (tried.objective <= current.objective)
                 next_one = _choose(takes, tried, next_one)
@@ -360,12 +360,17 @@ def _check_arguments(block: CsrBlock, fixed: FixedSide, problem: RowProblem, sta
         raise ShapeError("factors are >= 0 in their own basis only: make the term of all pairs with rotated=False")
 
 
-def _reject_non_finite(block: CsrBlock, solution: RowSolution) -> None:
+def reject_non_finite(solution: RowSolution, rows: IntArray, degrees: IntArray) -> None:
+    """Raise NumericalError if a row's vector or objective is not finite; ``rows`` are their global indexes."""
     is_finite = np.isfinite(solution.vectors).all(axis=1) & np.isfinite(solution.objective)
     if not is_finite.all():
         worst = int(np.argmin(is_finite))
-        raise NumericalError(
-            f"solved vectors must be finite, got {int((~is_finite).sum())} rows that are not, first of them "
-            f"row {block.row_index[worst]} ({block.degrees[worst]} observations); look for non-finite or "
-            "huge ratings, and raise reg_param and bias_reg_param above 0"
-        )
+        raise not_finite(int((~is_finite).sum()), int(rows[worst]), f" ({degrees[worst]} observations)")
+
+
+def not_finite(n_rows: int, row: int, about_row: str = "") -> NumericalError:
+    """Return the error of rows that are not finite."""
+    return NumericalError(
+        f"solved vectors must be finite, got {n_rows} rows that are not, first of them row {row}{about_row}"
+        "; look for non-finite or huge ratings, and raise reg_param and bias_reg_param above 0"
+    )

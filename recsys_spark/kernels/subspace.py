@@ -39,7 +39,7 @@ def solve_subspace(rows: WeightedRows, ridge: Ridge, start: Float32Array, predic
     Rendle, Krichene, Zhang, Koren (2021), iALS++: Speeding up matrix factorization with subspace optimization,
     algorithm 2. arXiv:2110.14044
     """
-    residuals = rows.linear - rows.weighted(predictions)
+    residuals = rows.residuals(predictions)
     vectors = start.astype(np.float64)
     for part in _blocks(vectors.shape[1]):
         design = rows.design[:, :, part]

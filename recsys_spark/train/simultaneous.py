@@ -20,6 +20,7 @@ from recsys_spark.kernels.solve_rows import RowProblem
 from recsys_spark.rating_blocks import Side
 from recsys_spark.shared_value import SharedValue, pickled_bytes, shared
 from recsys_spark.train.block_work import results_of_blocks
+from recsys_spark.train.first_vectors import unobserved_degree
 from recsys_spark.train.half_iteration import half_iteration_input, solve_side
 from recsys_spark.train.model import Vectors
 from recsys_spark.train.row_errors import with_row
@@ -174,8 +175,7 @@ def _penalty_along(
     vectors: Float32Array, change: Float32Array, rows: SideBlocks, fixed: SideBlocks, problem: RowProblem
 ) -> Float64Array:
     """Return the regularisation of one side at every length."""
-    loss = problem.loss
-    unobserved = loss.all_pairs_weight * fixed.is_trained.sum() if loss.counts_unobserved else 0.0
+    unobserved = unobserved_degree(fixed, problem)
     coefficients = []
     for first in range(0, len(vectors), _ROWS_PER_PART):
         part = slice(first, first + _ROWS_PER_PART)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,7 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
+from recsys_spark import cli
+from recsys_spark.cli import main
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.stage import run
 from recsys_spark.interval import Interval

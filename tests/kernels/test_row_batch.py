@@ -38,7 +38,7 @@ def test_residuals_and_slopes_are_those_of_the_quadratic(weighted):
     block = replace(block, weights=weights if weighted else None)
     gatherer = BatchGatherer(block, make_fixed_side(random_vectors(9, 4, rng), 3.4, True))
     batch, vectors = gatherer.gather(np.array([0, 1]), 8), random_vectors(2, 4, rng)
-    residuals = batch.quadratic().residuals(vectors)
+    residuals = batch.quadratic().residuals(predict(batch.design, vectors))
     for row in range(2):
         own = slice(block.indptr[row], block.indptr[row + 1])
         errors = block.values[own] - batch.scores(vectors)[row, : block.degrees[row]]
