@@ -22,6 +22,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ set_environment()
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.peer_models import (
@@ -151,10 +153,16 @@ def make_config(arguments: argparse.Namespace, n_blocks: int) -> TrainConfig:
 
 
 def frame_of(spark: SparkSession, ratings: Ratings, n_blocks: int) -> DataFrame:
-    """Return the ratings in Spark, persisted."""
+    """Return the ratings in Spark, persisted.
+
+    From a file, as in a pipeline: a table from the driver would be part of every query's plan, and be compared
+    with what is cached, row by row, whenever one is planned.
+    """
     table = pa.table({"user_index": ratings.users, "item_index": ratings.items, "rating": ratings.values})
-    frame = spark.createDataFrame(table).repartition(n_blocks).persist()
-    frame.count()
+    with tempfile.TemporaryDirectory(prefix="recsys_benchmark_") as folder:
+        pq.write_table(table, f"{folder}/ratings.parquet", row_group_size=1 << 18)
+        frame = spark.read.parquet(f"{folder}/ratings.parquet").repartition(n_blocks).persist()
+        frame.count()
     return frame
 
 

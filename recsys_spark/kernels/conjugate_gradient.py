@@ -5,7 +5,7 @@ import numpy as np
 from recsys_spark.kernels.arrays import Float32Array, Float64Array
 from recsys_spark.kernels.normal_equations import NormalEquations
 from recsys_spark.kernels.objective import Ridge
-from recsys_spark.kernels.row_batch import WeightedRows
+from recsys_spark.kernels.row_batch import WeightedRows, predict
 
 # A gradient this far below the first one is rounding: further steps would follow noise.
 _RELATIVE_TOLERANCE = 1e-6
@@ -61,20 +61,25 @@ def solve_conjugate_gradient(
         scaled = gradient if precondition is None else gradient * precondition
         previous, steepness = steepness, _row_dot(gradient, scaled)
         if step == 0:
-            descent, floor = scaled, steepness * _RELATIVE_TOLERANCE**2
+            descent, floor, ahead = scaled, steepness * _RELATIVE_TOLERANCE**2, steepness
         else:
             descent *= _ratio(steepness, previous)[:, None]
             descent += scaled
+            # The textbook's |gradient|^2 in place of this inner product is equal in exact arithmetic, but lets
+            # rounding pile up once a row has converged.
+            ahead = _row_dot(gradient, descent)
         bent = ridge.diagonal * descent
-        change = np.matmul(rows.design, descent.astype(np.float32)[:, :, None])[:, :, 0]
+        change = predict(rows.design, descent.astype(np.float32))
         weighted = rows.weighted(change)
         curvature = _row_dot(bent, descent) + _row_dot(change, weighted)
-        # The least point along `descent`. The textbook's |gradient|^2 in place of this inner product is equal
-        # in exact arithmetic, but lets rounding pile up once a row has converged.
-        length = (_ratio(_row_dot(gradient, descent), curvature) * (steepness > floor))[:, None]
+        # The least point along `descent`.
+        length = (_ratio(ahead, curvature) * (steepness > floor))[:, None]
         vectors += length * descent
-        pulled -= length * bent
-        residuals -= length.astype(np.float32) * weighted
+        if step < steps - 1:
+            bent *= length
+            pulled -= bent
+            weighted *= length.astype(np.float32)
+            residuals -= weighted
     return vectors
 
 

@@ -221,7 +221,8 @@ class _Iterations:
         )
 
     def _let_go(self) -> None:
-        self._exchange.keep_only([self.best], self._checkpoints.folders() if self._checkpoints is not None else [])
+        checkpoints = self._checkpoints
+        self._exchange.keep_only([self.best], checkpoints.folders if checkpoints is not None else list)
 
     @property
     def parts(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from pyspark.sql import DataFrame
@@ -63,8 +63,8 @@ class Exchange(Protocol):
     def restore(self, saved: Mapping[str, Any], users: SideBlocks, items: SideBlocks) -> Kept:
         """Return vectors that an exchange has saved, this one or another, bit for bit."""
 
-    def keep_only(self, kept: Collection[Kept], folders: Collection[str]) -> None:
-        """Let go of all vectors but the present ones, those of ``kept``, and folders that a checkpoint names."""
+    def keep_only(self, kept: Collection[Kept], saved: Callable[[], Collection[str]]) -> None:
+        """Let go of all vectors but the present ones, those of ``kept``, and the folders that a checkpoint names."""
 
     def trained(self, vectors: Kept) -> Vectors | dict[Side, DataFrame]:
         """Return vectors for the stages after training: arrays, or rows of (index, factors, bias, n_ratings)."""

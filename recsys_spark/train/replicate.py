@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -99,7 +99,7 @@ class ReplicateExchange:
         }
         return Vectors(found[USERS], found[ITEMS])
 
-    def keep_only(self, kept: Collection[Vectors], folders: Collection[str]) -> None:
+    def keep_only(self, kept: Collection[Vectors], saved: Callable[[], Collection[str]]) -> None:
         """Do nothing: arrays go when nobody holds them."""
 
     def trained(self, vectors: Vectors) -> Vectors:

@@ -150,9 +150,9 @@ class RouteExchange:
             found[rows.side], _ = self._first(rows, fixed, known)
         return found
 
-    def keep_only(self, kept: Collection[RoutedVectors], folders: Collection[str]) -> None:
+    def keep_only(self, kept: Collection[RoutedVectors], saved: Callable[[], Collection[str]]) -> None:
         """Remove all folders of vectors but those that are needed."""
-        needed = {*folders, *(folder for vectors in (self.vectors, *kept) for folder in vectors.values())}
+        needed = {*saved(), *(folder for vectors in (self.vectors, *kept) for folder in vectors.values())}
         names = {folder.rpartition("/")[2] for folder in needed}
         for name in self._storage.list_names(self._folder):
             if name not in names:

@@ -78,16 +78,22 @@ def block_ratings(ratings: DataFrame, n_users: int, n_items: int, n_blocks: int)
     training = secrets.token_hex(8)
     keep = partial(keep_copies, training=training)
     cached = rating_blocks(ratings, SIDES, n_blocks, keep).persist(StorageLevel.MEMORY_AND_DISK)
-    degrees = [np.zeros(n_rows, np.int32) for n_rows in (n_users, n_items)]
-    for batch in cached.select("side", "row_index", "indptr").toArrow().to_batches():
-        for side, rows, starts in zip(batch["side"].to_pylist(), batch["row_index"], batch["indptr"], strict=True):
-            degrees_of_block = np.diff(np.frombuffer(starts.as_buffer(), np.int64))
-            degrees[side][np.frombuffer(rows.as_buffer(), np.int32)] = degrees_of_block
-    users, items = (
-        SideBlocks(side, cached, copies_of(training, side), found, _hot_pieces(ratings, side, found, n_blocks))
-        for side, found in zip(SIDES, degrees, strict=True)
-    )
-    return users, items
+    sides = [
+        SideBlocks(side, cached, copies_of(training, side), np.zeros(n_rows, np.int32), None)
+        for side, n_rows in zip(SIDES, (n_users, n_items), strict=True)
+    ]
+    try:
+        for batch in cached.select("side", "row_index", "indptr").toArrow().to_batches():
+            for side, rows, starts in zip(batch["side"].to_pylist(), batch["row_index"], batch["indptr"], strict=True):
+                degrees_of_block = np.diff(np.frombuffer(starts.as_buffer(), np.int64))
+                sides[side].degrees[np.frombuffer(rows.as_buffer(), np.int32)] = degrees_of_block
+        for blocks in sides:
+            blocks.hot = _hot_pieces(ratings, blocks.side, blocks.degrees, n_blocks)
+    except BaseException:
+        for blocks in sides:
+            blocks.release()
+        raise
+    return sides[0], sides[1]
 
 
 def _hot_pieces(ratings: DataFrame, side: Side, degrees: Int32Array, n_blocks: int) -> HotPieces | None:
