@@ -8,6 +8,8 @@ import secrets
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +31,7 @@ _SQL_SETTINGS = {
     # Few large Arrow batches: the workers' NumPy calls cost the same for 100 rows as for 100,000.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "200000",
     # Unless the records are large: blocks of ratings or vectors would fill a worker's memory with one batch.
-    "spark.sql.execution.arrow.maxBytesPerBatch": "33554432",
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(32 << 20),
     # A partition of a table is replaced only by a new run's own directory, never in place.
     "spark.sql.sources.partitionOverwriteMode": "STATIC",
     "spark.sql.parquet.compression.codec": "zstd",
@@ -81,6 +83,22 @@ def build_session(app_name: str) -> SparkSession:
     if is_connect(spark):
         _send_package(spark)
     return spark
+
+
+@contextmanager
+def small_rows(spark: SparkSession) -> Iterator[None]:
+    """Within it, batches for Python are limited by their number of rows alone.
+
+    Spark adds up a batch's bytes again after every row, which takes as long as writing rows of three numbers.
+    """
+    name = "spark.sql.execution.arrow.maxBytesPerBatch"
+    limit = spark.conf.get(name)
+    assert limit is not None
+    spark.conf.set(name, str(2**31 - 1))
+    try:
+        yield
+    finally:
+        spark.conf.set(name, limit)
 
 
 def _send_package(spark: SparkSession) -> None:

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from recsys_spark.kernels.arrays import BoolArray, Int32Array
 from recsys_spark.kernels.hot_rows import find_hot_rows
 from recsys_spark.rating_blocks import SIDES, Side, rating_blocks
+from recsys_spark.session import small_rows
 from recsys_spark.train.block_work import copies_of, keep_copies
 from recsys_spark.train.hot_pieces import HotPieces
 from recsys_spark.train.local_copies import remove_copies
@@ -75,12 +76,17 @@ def block_ratings(ratings: DataFrame, n_users: int, n_items: int, n_blocks: int)
     One shuffle (see `rating_blocks`), and one more for each side with hot rows (see `HotPieces`); the driver
     receives the degrees.
     """
+    with small_rows(ratings.sparkSession):
+        return _cache_blocks(ratings, (n_users, n_items), n_blocks)
+
+
+def _cache_blocks(ratings: DataFrame, n_rows: tuple[int, int], n_blocks: int) -> tuple[SideBlocks, SideBlocks]:
     training = secrets.token_hex(8)
     keep = partial(keep_copies, training=training)
     cached = rating_blocks(ratings, SIDES, n_blocks, keep).persist(StorageLevel.MEMORY_AND_DISK)
-    sides = [
-        SideBlocks(side, cached, copies_of(training, side), np.zeros(n_rows, np.int32), None)
-        for side, n_rows in zip(SIDES, (n_users, n_items), strict=True)
+    users, items = sides = [
+        SideBlocks(side, cached, copies_of(training, side), np.zeros(n, np.int32), None)
+        for side, n in zip(SIDES, n_rows, strict=True)
     ]
     try:
         for batch in cached.select("side", "row_index", "indptr").toArrow().to_batches():
@@ -93,7 +99,7 @@ def block_ratings(ratings: DataFrame, n_users: int, n_items: int, n_blocks: int)
         for blocks in sides:
             blocks.release()
         raise
-    return sides[0], sides[1]
+    return users, items
 
 
 def _hot_pieces(ratings: DataFrame, side: Side, degrees: Int32Array, n_blocks: int) -> HotPieces | None:
