@@ -109,11 +109,12 @@ class TableFile(_Section):
 
 
 class CatalogueConfig(TableFile):
-    """Titles of the items, for people to read, and when they may be recommended."""
+    """Titles and categories of the items, and when they may be recommended."""
 
     item: str = "item_id"
     title: str = "title"
     by: str | None = Field(default=None, description="column with the author, artist or brand")
+    category: str | None = Field(default=None, description="column with the category that max_per_category counts")
     available: str | None = Field(
         default=None,
         description="column that says whether an item can be had: true, yes or 1, false, no or 0, or blank",
@@ -234,6 +235,15 @@ class UserItemFile(TableFile):
     item: str = "item_id"
 
 
+class MmrConfig(_Section):
+    """Maximal marginal relevance: lists of good items that are unlike each other, by the cosine of their factors."""
+
+    relevance_weight: float = Field(
+        default=0.7, gt=0, le=1, description="lambda: how much the score counts beside being unlike the items before"
+    )
+    pool: int = Field(default=50, ge=1, le=10_000, description="how many of the user's best items are chosen from")
+
+
 class RecommendConfig(_Section):
     """The lists, and which items may stand in them."""
 
@@ -249,6 +259,13 @@ class RecommendConfig(_Section):
     deny: ItemFile | None = Field(default=None, description="items that nobody is recommended")
     allow: ItemFile | None = Field(default=None, description="the only items that may be recommended")
     blocks: UserItemFile | None = None
+    max_per_category: int | None = Field(
+        default=None, ge=1, le=10_000, description="items of one catalogue.category in a list; null: no limit"
+    )
+    mmr: MmrConfig | None = None
+    popularity_damping: float = Field(
+        default=0.0, ge=0, le=1e6, description="scores lose so much times log(1 + ratings of the item); 0: nothing"
+    )
     rows: bool = Field(default=False, description="also write recommendation_rows, one row per entry")
 
     @pydantic.field_validator("seen_since", "on_date", mode="before")
@@ -267,6 +284,8 @@ class RecommendConfig(_Section):
     def _check_seen(self) -> RecommendConfig:
         if self.seen_since is not None and not self.exclude_seen:
             raise ValueError("seen_since needs exclude_seen: true")
+        if self.mmr is not None and self.mmr.pool < self.n:
+            raise ValueError(f"mmr.pool must be at least n, {self.n}")
         return self
 
 
@@ -322,6 +341,17 @@ class PipelineConfig(_Section):
         if self.recommend.seen_since is not None and self.ingest.duplicates == "first":
             # The first rating's time would hide that the item was rated again since.
             raise ValueError("recommend.seen_since needs the latest event times: not ingest.duplicates: first")
+        return self
+
+    @model_validator(mode="after")
+    def _check_variety(self) -> PipelineConfig:
+        if self.recommend.max_per_category is not None and (self.catalogue is None or self.catalogue.category is None):
+            raise ValueError("recommend.max_per_category needs catalogue.category")
+        mmr = self.recommend.mmr
+        if mmr is not None and self.train.rank == 0:
+            raise ValueError("recommend.mmr compares factors: it needs train.rank above 0")
+        if mmr is not None and mmr.pool < self.evaluate.n and self.evaluate.holdout_share > 0:
+            raise ValueError(f"recommend.mmr.pool must be at least evaluate.n, {self.evaluate.n}")
         return self
 
     def fingerprint(self) -> str:

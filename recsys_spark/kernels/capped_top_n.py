@@ -1,5 +1,7 @@
-"""The best columns of every row with at most so many of each category: exact, by a few rounds of top-n."""
+"""The best columns of every row with at most so many of each category: exact, by a few calls of top-n."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -7,20 +9,15 @@ import numpy as np
 from recsys_spark.errors import ShapeError
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from recsys_spark.kernels.candidate_pool import take_in_rows
+from recsys_spark.kernels.ragged_rows import RaggedRows, starts
 from recsys_spark.kernels.top_n import top_n
 
-# Places of a round: so many that nearly all users are done with the first one.
+# Places of a walk: so many that nearly all users are done with the first one.
 _PLACES_PER_ITEM, _SPARE_PLACES = 2, 32
-# Pairs of a user and an item of a full category that one call excludes: 48 MB.
+# So many categories may take a call of top_n each.
+_FEW_CATEGORIES = 128
+# Pairs of a user and an item that are held at once: 48 MB.
 _MAX_PAIRS = 1 << 22
-
-
-class _Waiting(NamedTuple):
-    """Users whose lists are not full yet, and what they were given of the categories that are."""
-
-    users: Int64Array
-    columns: Int32Array
-    scores: Float32Array
 
 
 def capped_top_n(
@@ -66,47 +63,38 @@ def capped_top_n(
 
     Notes
     -----
-    A round takes the best ``2 n + 32`` items of each user and walks down them. Where that is not enough, the
-    categories that are full are excluded whole and the user goes into the next round. Each round that does not
-    finish a user fills one category more of theirs, so that there are at most ``1 + (n - 1) // max_per_category``
-    rounds, each as dear as `top_n` for the users that are left; nearly all need one or two.
+    A walk down the best ``2 n + 32`` items is enough for nearly all users. The others are finished in one of two
+    ways. Where categories are at most 128, the best of each are found, one category after the other: that costs a
+    `top_n` of these users and about a millisecond per category. Otherwise the categories that are full are excluded
+    whole before the next walk. Each walk fills one category of every user at least, so that there are at most
+    ``1 + (n - 1) // max_per_category``.
     """
     if categories.shape != (len(item_vectors),) or max_per_category < 1:
         raise ShapeError(
             f"categories must have shape ({len(item_vectors)},) and max_per_category be >= 1, got "
             f"{categories.shape} and {max_per_category}"
         )
-    n_users = len(user_vectors)
-    columns, scores = np.full((n_users, n), -1, np.int32), np.full((n_users, n), np.nan, np.float32)
-    size = max(1, min(len(item_vectors), _PLACES_PER_ITEM * n + _SPARE_PLACES))
-    members = _Ragged.of_groups(categories)
-    everything = _Ragged(excluded_indptr, excluded_columns)
-    waiting = [_Waiting(np.arange(n_users), columns[:, :0], scores[:, :0])]
-    while waiting:
-        users, full_columns, full_scores = waiting.pop()
-        excluded = everything
-        if full_columns.shape[1]:
-            full = members.rows_of_groups(*_distinct_groups(full_columns, categories), len(users))
-            excluded = everything.take(users).beside(full)
-        best, best_scores = top_n(
-            user_vectors[users] if full_columns.shape[1] else user_vectors,
-            item_vectors,
-            biases=biases,
-            global_mean=global_mean,
-            n=size,
-            excluded_indptr=excluded.indptr,
-            excluded_columns=excluded.values,
-        )
-        is_last = best[:, -1] < 0 if size < len(item_vectors) else np.full(len(users), True)
-        best, best_scores = _in_one_order(full_columns, full_scores, best, best_scores)
-        is_taken, is_full = walk_down(best, categories, max_per_category)
-        is_done = is_last | (is_taken.sum(axis=1) >= n)
-        done, rest = np.flatnonzero(is_done), np.flatnonzero(~is_done)
-        columns[users[done]], scores[users[done]] = _leftmost(best[done], best_scores[done], is_taken[done], n)
-        if len(rest):
-            left = _leftmost(best[rest], best_scores[rest], (is_taken & is_full)[rest], n)
-            waiting += _in_parts(_Waiting(users[rest], *left), categories, members)
-    return columns, scores
+    ranking = _Ranking(
+        user_vectors, item_vectors, biases, global_mean, n, categories, max_per_category,
+        # The items without a category are the first row.
+        RaggedRows.by_group(categories + 1, int(categories.max(initial=-1)) + 2),
+        RaggedRows(excluded_indptr, excluded_columns),
+        np.full((len(user_vectors), n), -1, np.int32),
+        np.full((len(user_vectors), n), np.nan, np.float32),
+    )  # fmt: skip
+    nothing = ranking.columns[:, :0], ranking.scores[:, :0]
+    waiting = _Waiting(np.arange(len(user_vectors)), *nothing)
+    has_few = np.count_nonzero(ranking.members.lengths) <= _FEW_CATEGORIES
+    # No walk is long enough where all that may be listed is not.
+    if not (has_few and ranking.shares.sum() < n):
+        waiting = ranking.walk(waiting)
+    if has_few:
+        ranking.list_by_category(waiting.users)
+        return ranking.columns, ranking.scores
+    parts = ranking.in_parts(waiting)
+    while parts:
+        parts += ranking.in_parts(ranking.walk(parts.pop()))
+    return ranking.columns, ranking.scores
 
 
 def walk_down(columns: Int32Array, categories: Int32Array, max_per_category: int) -> tuple[BoolArray, BoolArray]:
@@ -130,14 +118,13 @@ def walk_down(columns: Int32Array, categories: Int32Array, max_per_category: int
     # Stable: the entries of one category stay in their order.
     order = np.argsort(of_entry, axis=1, kind="stable")
     groups = take_in_rows(of_entry, order)
-    place = np.broadcast_to(np.arange(columns.shape[1]), columns.shape)
     begins = np.ones(columns.shape, bool)
     begins[:, 1:] = groups[:, 1:] != groups[:, :-1]
+    place = np.arange(columns.shape[1])
     first = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
     number = place - first
-    last_of_share = number == max_per_category - 1
     fills = np.zeros(columns.shape, bool)
-    rows, places = np.nonzero(last_of_share & (groups >= 0))
+    rows, places = np.nonzero((number == max_per_category - 1) & (groups >= 0))
     fills[rows, first[rows, places]] = True
     is_taken, is_full = np.empty(columns.shape, bool), np.empty(columns.shape, bool)
     np.put_along_axis(is_taken, order, (groups < 0) | (number < max_per_category), axis=1)
@@ -145,60 +132,117 @@ def walk_down(columns: Int32Array, categories: Int32Array, max_per_category: int
     return is_taken & (columns >= 0), is_full
 
 
-class _Ragged(NamedTuple):
-    """Rows of different lengths: row r is ``values[indptr[r]:indptr[r + 1]]``."""
+class _Waiting(NamedTuple):
+    """Users whose lists are not done, and what they have of the categories that are full, as (m, n) arrays."""
 
-    indptr: Int64Array
-    values: Int32Array
-
-    @classmethod
-    def of_groups(cls, group_of_value: Int32Array) -> "_Ragged":
-        """Return the values 0, 1, ... by group, those of group -1 left out."""
-        grouped = np.flatnonzero(group_of_value >= 0)
-        order = grouped[np.argsort(group_of_value[grouped], kind="stable")]
-        sizes = np.bincount(group_of_value[grouped])
-        return cls(_starts(sizes), order.astype(np.int32))
-
-    def take(self, rows: Int64Array) -> "_Ragged":
-        """Return some of the rows."""
-        lengths = np.diff(self.indptr)[rows]
-        indptr = _starts(lengths)
-        places = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], lengths)
-        return _Ragged(indptr, self.values[places])
-
-    def rows_of_groups(self, rows: Int64Array, groups: Int64Array, n_rows: int) -> "_Ragged":
-        """Return rows that hold the values of the groups that pairs (row, group), sorted by row, name."""
-        taken = self.take(groups)
-        first_pair = np.searchsorted(rows, np.arange(n_rows + 1))
-        return _Ragged(taken.indptr[first_pair], taken.values)
-
-    def beside(self, other: "_Ragged") -> "_Ragged":
-        """Return rows that hold the values of both."""
-        values = np.empty(len(self.values) + len(other.values), np.int32)
-        for one, before in ((self, other.indptr[:-1]), (other, self.indptr[1:])):
-            values[np.arange(len(one.values)) + np.repeat(before, np.diff(one.indptr))] = one.values
-        return _Ragged(self.indptr + other.indptr, values)
+    users: Int64Array
+    columns: Int32Array
+    scores: Float32Array
 
 
-def _starts(lengths: Int64Array) -> Int64Array:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    user_vectors: Float32Array
+    item_vectors: Float32Array
+    biases: bool
+    global_mean: float
+    n: int
+    categories: Int32Array
+    max_per_category: int
+    members: RaggedRows
+    """Columns without a category, then those of each category."""
+    excluded: RaggedRows
+    columns: Int32Array
+    """The lists that are done, as far as they are."""
+    scores: Float32Array
+
+    @property
+    def shares(self) -> Int64Array:
+        """How many of each row of ``members`` a list may have."""
+        shares = np.minimum(self.members.lengths, min(self.max_per_category, self.n))
+        shares[0] = min(int(self.members.lengths[0]), self.n)
+        return shares
+
+    def walk(self, waiting: _Waiting) -> _Waiting:
+        """Walk down the best items of users, store the lists that are done, and return the others."""
+        users = waiting.users
+        owner, category = self._distinct_categories(waiting.columns)
+        full = self.members.take(category + 1).joined(owner, len(users))
+        excluded = self.excluded.take(users).beside(full)
+        size = max(1, min(len(self.item_vectors), _PLACES_PER_ITEM * self.n + _SPARE_PLACES))
+        best, best_scores = self._top(users, slice(None), size, excluded)
+        is_last = best[:, -1] < 0 if size < len(self.item_vectors) else np.full(len(users), True)
+        if waiting.columns.shape[1]:
+            best = np.concatenate([waiting.columns, best], axis=1)
+            best, best_scores = _best_first(best, np.concatenate([waiting.scores, best_scores], axis=1))
+        is_taken, is_full = walk_down(best, self.categories, self.max_per_category)
+        is_done = is_last | (is_taken.sum(axis=1) >= self.n)
+        done, rest = np.flatnonzero(is_done), np.flatnonzero(~is_done)
+        lists = _leftmost(best[done], best_scores[done], is_taken[done], self.n)
+        self.columns[users[done]], self.scores[users[done]] = lists
+        return _Waiting(users[rest], *_leftmost(best[rest], best_scores[rest], (is_taken & is_full)[rest], self.n))
+
+    def list_by_category(self, users: Int64Array) -> None:
+        """Find the best of each category for some users, and of these the best; store the lists."""
+        ends = starts(self.shares)
+        step = max(1, _MAX_PAIRS // max(1, int(ends[-1])))
+        for chunk in (users[first : first + step] for first in range(0, len(users), step)):
+            columns = np.full((len(chunk), ends[-1]), -1, np.int32)
+            scores = np.full((len(chunk), ends[-1]), np.nan, np.float32)
+            for group, excluded in self._excluded_by_group(chunk):
+                part = slice(ends[group], ends[group + 1])
+                items = self.members.row(group)
+                places, scores[:, part] = self._top(chunk, items, int(self.shares[group]), excluded)
+                columns[:, part] = np.where(places >= 0, items.take(places, mode="clip"), -1)
+            columns, scores = _best_first(columns, scores)
+            self.columns[chunk, : ends[-1]], self.scores[chunk, : ends[-1]] = columns[:, : self.n], scores[:, : self.n]
+
+    def in_parts(self, waiting: _Waiting) -> list[_Waiting]:
+        """Divide users so that the items of their full categories are not too many at once."""
+        if not len(waiting.users):
+            return []
+        owner, category = self._distinct_categories(waiting.columns)
+        pairs = np.bincount(owner, weights=self.members.lengths[category + 1], minlength=len(waiting.users))
+        bounds = np.flatnonzero(np.diff(np.cumsum(pairs) // _MAX_PAIRS)) + 1
+        return [_Waiting(*arrays) for arrays in zip(*(np.split(array, bounds) for array in waiting), strict=True)]
+
+    def _top(
+        self, users: Int64Array, items: Int32Array | slice, n: int, excluded: RaggedRows
+    ) -> tuple[Int32Array, Float32Array]:
+        return top_n(
+            self.user_vectors[users],
+            self.item_vectors[items],
+            biases=self.biases,
+            global_mean=self.global_mean,
+            n=n,
+            excluded_indptr=excluded.indptr,
+            excluded_columns=excluded.values,
+        )
+
+    def _distinct_categories(self, columns: Int32Array) -> tuple[Int64Array, Int64Array]:
+        """Return the distinct pairs (row, category) of the entries, by row."""
+        rows, places = np.nonzero(columns >= 0)
+        stride = np.int64(len(self.members.indptr))
+        keys = np.unique(rows * stride + self.categories[columns[rows, places]])
+        return keys // stride, keys % stride
+
+    def _excluded_by_group(self, users: Int64Array) -> Iterator[tuple[int, RaggedRows]]:
+        """Return what is excluded by row of ``members``, as places in it; rows without members are left out."""
+        lengths = self.members.lengths
+        place = np.empty(len(self.categories), np.int32)
+        place[self.members.values] = np.arange(len(place)) - np.repeat(self.members.indptr[:-1], lengths)
+        own = self.excluded.take(users)
+        groups = self.categories[own.values] + 1
+        order = np.argsort(groups, kind="stable")
+        rows = np.repeat(np.arange(len(users)), own.lengths)[order]
+        places, ends = place[own.values[order]], starts(np.bincount(groups, minlength=len(lengths)))
+        for group in np.flatnonzero(lengths).tolist():
+            part = slice(ends[group], ends[group + 1])
+            yield group, RaggedRows(np.searchsorted(rows[part], np.arange(len(users) + 1)), places[part])
 
 
-def _distinct_groups(columns: Int32Array, categories: Int32Array) -> tuple[Int64Array, Int64Array]:
-    """Return the distinct pairs (row, category) of the entries, sorted by row."""
-    rows, places = np.nonzero(columns >= 0)
-    stride = np.int64(categories.max(initial=0)) + 1
-    keys = np.unique(rows * stride + categories[columns[rows, places]])
-    return keys // stride, keys % stride
-
-
-def _in_one_order(
-    one: Int32Array, one_scores: Float32Array, other: Int32Array, other_scores: Float32Array
-) -> tuple[Int32Array, Float32Array]:
-    """Sort the entries of two lists per row: best first, ties by lower column."""
-    if not one.shape[1]:
-        return other, other_scores
-    columns, scores = np.concatenate([one, other], axis=1), np.concatenate([one_scores, other_scores], axis=1)
+def _best_first(columns: Int32Array, scores: Float32Array) -> tuple[Int32Array, Float32Array]:
+    """Sort the entries of each row: largest score first, equal ones by column, -1 last."""
     order = np.lexsort((columns, -scores, columns < 0), axis=1)
     return take_in_rows(columns, order), take_in_rows(scores, order)
 
@@ -213,12 +257,3 @@ def _leftmost(
     chosen[rows, place[rows, entries]] = columns[rows, entries]
     chosen_scores[rows, place[rows, entries]] = scores[rows, entries]
     return chosen, chosen_scores
-
-
-def _in_parts(waiting: _Waiting, categories: Int32Array, members: _Ragged) -> list[_Waiting]:
-    """Divide users so that the items of their full categories are not too many for one call."""
-    rows, groups = _distinct_groups(waiting.columns, categories)
-    pairs = np.bincount(rows, weights=np.diff(members.indptr)[groups], minlength=len(waiting.users))
-    part = (np.cumsum(pairs) // _MAX_PAIRS).astype(np.int64)
-    bounds = np.flatnonzero(np.diff(part)) + 1
-    return [_Waiting(*arrays) for arrays in zip(*(np.split(array, bounds) for array in waiting), strict=True)]

@@ -6,10 +6,11 @@ from recsys_spark.errors import ShapeError
 from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array
 from recsys_spark.kernels.candidate_pool import take_in_rows
 
-# 32 MB of float64 factors: the pools of so many users at once.
-_MAX_FLOATS = 1 << 22
-# Coordinates of unit vectors are rounded to multiples of this. Products are multiples of its square then, whose sums
-# float64 holds exactly: a cosine does not depend on the order in which BLAS adds.
+# Entries of pools whose items are scaled to unit vectors together, and how many factors of them stay in the cache.
+_MAX_ENTRIES = 1 << 17
+_MAX_FLOATS = 1 << 17
+# Coordinates of unit vectors are multiples of this, which float32 has; products are multiples of its square, whose
+# sums float64 holds exactly: a cosine does not depend on the order in which BLAS adds.
 _GRID = 2.0**-24
 
 
@@ -68,22 +69,30 @@ def rerank(
     chosen, values = np.full((m, n), -1, np.int32), np.full((m, n), np.nan, np.float32)
     if item_factors.size == 0:
         # Without factors all cosines are 0: one coordinate says so.
-        item_factors = np.zeros((len(item_factors), 1), np.float32)
-    step = max(1, _MAX_FLOATS // max(1, p * item_factors.shape[1]))
-    for first in range(0, m, step):
-        part = slice(first, first + step)
-        # By column, so that the first of equal ones is the lowest.
-        order = np.argsort(columns[part], axis=1, kind="stable")
-        pool, pool_scores = take_in_rows(columns[part], order), take_in_rows(scores[part], order)
-        chosen[part], values[part] = _choose(pool, pool_scores, item_factors, relevance_weight, n)
+        item_factors = np.zeros((max(1, len(item_factors)), 1), np.float32)
+    rank = item_factors.shape[1]
+    together, step = (max(1, most // max(1, p * wide)) for most, wide in ((_MAX_ENTRIES, 1), (_MAX_FLOATS, rank)))
+    for start in range(0, m, together):
+        items, place_of_entry = np.unique(columns[start : start + together], return_inverse=True)
+        units, place_of_entry = (
+            _unit_vectors(item_factors.take(items, axis=0, mode="clip")),
+            place_of_entry.reshape(-1, p),
+        )
+        for first in range(start, min(start + together, m), step):
+            part = slice(first, min(first + step, start + together))
+            # By column, so that the first of equal ones is the lowest.
+            order = np.argsort(columns[part], axis=1, kind="stable")
+            pool, pool_scores = take_in_rows(columns[part], order), take_in_rows(scores[part], order)
+            places = take_in_rows(place_of_entry[first - start : part.stop - start], order)
+            chosen[part], values[part] = _choose(pool, pool_scores, units[places], relevance_weight, n)
     return chosen, values
 
 
 def _choose(
-    pool: Int32Array, scores: Float32Array, item_factors: Float32Array, weight: float, n: int
+    pool: Int32Array, scores: Float32Array, unit_vectors: Float32Array, weight: float, n: int
 ) -> tuple[Int32Array, Float32Array]:
     m, p = pool.shape
-    units = _unit_vectors(item_factors.take(pool.reshape(-1), axis=0, mode="clip")).reshape(m, p, -1)
+    units = unit_vectors.astype(np.float64)
     relevance = weight * _scaled(scores, pool >= 0)
     is_open = pool >= 0
     largest_cosine = np.full((m, p), -1.0)
@@ -112,8 +121,12 @@ def _scaled(scores: Float32Array, is_item: np.ndarray[tuple[int, ...], np.dtype[
     )
 
 
-def _unit_vectors(vectors: Float32Array) -> Float64Array:
-    wide = vectors.astype(np.float64)
-    lengths = np.sqrt(np.square(wide).sum(axis=1, keepdims=True))
-    wide /= np.where(lengths > 0, lengths, 1.0)
-    return np.asarray(np.rint(wide / _GRID) * _GRID)
+def _unit_vectors(vectors: Float32Array) -> Float32Array:
+    units = np.empty(vectors.shape, np.float32)
+    step = max(1, _MAX_FLOATS // vectors.shape[1])
+    for first in range(0, len(vectors), step):
+        wide = vectors[first : first + step].astype(np.float64)
+        lengths = np.sqrt(np.square(wide).sum(axis=1, keepdims=True))
+        wide /= np.where(lengths > 0, lengths, 1.0)
+        units[first : first + step] = np.rint(wide / _GRID) * _GRID
+    return units

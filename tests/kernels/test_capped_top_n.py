@@ -50,11 +50,12 @@ def draw_categories(kind: str, n_items: int, rng: np.random.Generator) -> np.nda
     kind=st.sampled_from(["normal", "integer", "zero", "few", "near"]),
     grouping=st.sampled_from(["one", "few", "many", "each"]),
     spare=st.sampled_from([0, 3, 32]),
+    few_categories=st.sampled_from([0, 128]),
     max_pairs=st.sampled_from([1, 100, 1 << 22]),
     block_columns=st.sampled_from([7, 1 << 15]),
 )
 def test_equals_a_walk_down_the_whole_ranking(
-    seed, n_users, n_items, n, limit, share, kind, grouping, spare, max_pairs, block_columns
+    seed, n_users, n_items, n, limit, share, kind, grouping, spare, few_categories, max_pairs, block_columns
 ):
     rng = np.random.default_rng(seed)
     users, items = draw_vectors(kind, (n_users, 4), rng), draw_vectors(kind, (n_items, 4), rng)
@@ -63,6 +64,7 @@ def test_equals_a_walk_down_the_whole_ranking(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(capped_module, "_PLACES_PER_ITEM", 1)
         patch.setattr(capped_module, "_SPARE_PLACES", spare)
+        patch.setattr(capped_module, "_FEW_CATEGORIES", few_categories)
         patch.setattr(capped_module, "_MAX_PAIRS", max_pairs)
         patch.setattr(top_n_module, "_MAX_BLOCK_COLUMNS", block_columns)
         columns, scores = capped_top_n(
@@ -92,6 +94,7 @@ def test_rounds_are_as_few_as_promised(monkeypatch: pytest.MonkeyPatch) -> None:
         return top_n_module.top_n(users, *others, **keywords)
 
     monkeypatch.setattr(capped_module, "top_n", counted)
+    monkeypatch.setattr(capped_module, "_FEW_CATEGORIES", 0)
     columns, _ = capped_top_n(
         np.ones((3, 1), np.float32), items, biases=False, global_mean=0.0, n=9, categories=categories,
         max_per_category=2, excluded_indptr=np.zeros(4, np.int64), excluded_columns=np.zeros(0, np.int32),

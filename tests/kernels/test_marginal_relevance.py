@@ -49,9 +49,10 @@ def rerank_one(pool: dict[int, float], factors: list[list[float]], weight: float
     rank=st.integers(1, 5),
     weight=st.sampled_from([0.05, 0.5, 0.7, 1.0]),
     kind=st.sampled_from(["normal", "integer", "zero", "few", "near"]),
-    max_floats=st.sampled_from([1, 60, 1 << 22]),
+    max_floats=st.sampled_from([1, 60, 1 << 17]),
+    max_entries=st.sampled_from([1, 25, 1 << 17]),
 )
-def test_equals_a_loop_over_users_and_places(seed, n_users, p, n, rank, weight, kind, max_floats):
+def test_equals_a_loop_over_users_and_places(seed, n_users, p, n, rank, weight, kind, max_floats, max_entries):
     rng = np.random.default_rng(seed)
     n_items = p + int(rng.integers(0, 10))
     factors = draw_vectors(kind, (n_items, rank), rng)
@@ -66,6 +67,7 @@ def test_equals_a_loop_over_users_and_places(seed, n_users, p, n, rank, weight, 
             expected[user, place], expected_values[user, place] = column, value
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_MAX_FLOATS", max_floats)
+        patch.setattr(module, "_MAX_ENTRIES", max_entries)
         chosen, values = rerank(columns, scores, factors, relevance_weight=weight, n=n)
     assert chosen.dtype == np.int32
     assert values.dtype == np.float32
