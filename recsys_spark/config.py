@@ -114,7 +114,9 @@ class CatalogueConfig(TableFile):
     item: str = "item_id"
     title: str = "title"
     by: str | None = Field(default=None, description="column with the author, artist or brand")
-    category: str | None = Field(default=None, description="column with the category that max_per_category counts")
+    category: str | None = Field(
+        default=None, description="column with the category that recommend.max_per_category counts; blank: none"
+    )
     available: str | None = Field(
         default=None,
         description="column that says whether an item can be had: true, yes or 1, false, no or 0, or blank",
