@@ -89,8 +89,8 @@ def rank_users(
     batches: Iterator[pa.RecordBatch], candidates: SharedValue[Candidates], n: int
 ) -> Iterator[pa.RecordBatch]:
     """Worker: users with vectors and histories -> their lists; those without vectors get popular items."""
-    users_at_once = max(1, _ENTRIES_AT_ONCE // candidates.value.variety.places(n))
     for batch in batches:
+        users_at_once = max(1, _ENTRIES_AT_ONCE // candidates.value.variety.places(n))
         for first in range(0, batch.num_rows, users_at_once):
             users = batch.slice(first, users_at_once)
             has_vector = pc.is_valid(users["factors"])
