@@ -10,10 +10,14 @@ selection alone. Rounds of both alternate, and the median round is reported.
     python benchmarks/top_n.py --users 138000 --items 27000 --against mllib
     python benchmarks/top_n.py --users 138000 --items 27000 --against implicit
     python benchmarks/top_n.py --users 2000 --items 1e6 --against nothing
+    python benchmarks/top_n.py --users 4000 --items 20000 --max-per-category 1 --categories 20 --mmr-pool 50
+
+With limits per category, an item's category is the nearest of some random directions, so that users' best items
+crowd in few of them; with marginal relevance, lists are chosen from a pool. Both are timed beside plain lists.
 
 The last line is ``RESULT {json}``: ``mllib_ratio`` is MLlib's time by ours, ``implicit_ratio`` ours by the
 library's, ``gemm_ratio`` the kernel's by its product's, ``peak_mb`` the most that the kernel's process has held, and
-``factors_mb`` what of it are factors.
+``factors_mb`` what of it are factors; ``capped_ratio``, ``mmr_ratio`` and ``capped_mmr_ratio`` are by the plain kernel.
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.factor_tables import factor_rows
+from recsys_spark.kernels.capped_top_n import capped_top_n
+from recsys_spark.kernels.marginal_relevance import rerank
 from recsys_spark.kernels.top_n import top_n
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.recommend import Candidates, users_with_history, write_lists
@@ -68,6 +74,13 @@ class Model:
     indptr: npt.NDArray[np.int64]
     seen: npt.NDArray[np.int32]
 
+    def excluded(self, first: int, last: int) -> dict[str, Any]:
+        """Return what the users first to last have seen, as the kernels take it."""
+        return {
+            "excluded_indptr": self.indptr[first : last + 1] - self.indptr[first],
+            "excluded_columns": self.seen[self.indptr[first] : self.indptr[last]],
+        }
+
     def lists(self, first: int, last: int, n: int) -> npt.NDArray[np.int32]:
         """Rank the users first to last by our kernel."""
         columns, _ = top_n(
@@ -76,8 +89,7 @@ class Model:
             biases=False,
             global_mean=0.0,
             n=n,
-            excluded_indptr=self.indptr[first : last + 1] - self.indptr[first],
-            excluded_columns=self.seen[self.indptr[first] : self.indptr[last]],
+            **self.excluded(first, last),
         )
         return columns
 
@@ -90,6 +102,7 @@ def main() -> None:
     model = make_model(n_users, n_items, arguments.rank, arguments.seed)
     result: dict[str, Any] = {"users": n_users, "items": n_items, "rank": arguments.rank, "n": arguments.n}
     result |= time_kernel(model, arguments.n, min(n_users, arguments.kernel_users), arguments.rounds)
+    result |= time_variety(model, arguments)
     if arguments.against == "mllib":
         result |= beside_mllib(model, arguments)
     elif arguments.against == "implicit":
@@ -108,6 +121,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds of both sides")
     parser.add_argument("--kernel-users", type=int, default=4096, help="of the kernel beside its product")
     parser.add_argument("--subset", type=float, default=0.1, help="share of users in MLlib's larger group")
+    parser.add_argument("--max-per-category", type=int, help="time lists with such a limit too")
+    parser.add_argument("--categories", type=int, default=20, help="how many there are")
+    parser.add_argument("--mmr-pool", type=int, help="time lists chosen from such a pool too")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -145,6 +161,48 @@ def time_kernel(model: Model, n: int, n_users: int, n_rounds: int) -> dict[str, 
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "factors_mb": round((model.users.nbytes + model.items.nbytes) / 2**20),
     }
+
+
+def time_variety(model: Model, arguments: argparse.Namespace) -> dict[str, float]:
+    """Time limits per category, marginal relevance, and both, beside plain lists of the same users."""
+    n_users, pool = min(len(model.users), arguments.kernel_users), arguments.mmr_pool
+    limit = {"max_per_category": arguments.max_per_category, "categories": draw_categories(model, arguments)}
+    kinds = {
+        "capped": (arguments.max_per_category is not None, limit, None),
+        "mmr": (pool is not None, {}, pool),
+        "capped_mmr": (arguments.max_per_category is not None and pool is not None, limit, pool),
+    }
+
+    def varied(limit: dict[str, Any], pool: int | None) -> None:
+        columns, scores = (capped_top_n if limit else top_n)(
+            model.users[:n_users],
+            model.items,
+            biases=False,
+            global_mean=0.0,
+            n=pool or arguments.n,
+            **limit,
+            **model.excluded(0, n_users),
+        )
+        if pool is not None:
+            rerank(columns, scores, model.items, relevance_weight=0.7, n=arguments.n)
+
+    found: dict[str, float] = {}
+    for name, (is_wanted, *how) in kinds.items():
+        if is_wanted:
+            rounds = [
+                (seconds_of(lambda how=how: varied(*how)), seconds_of(lambda: model.lists(0, n_users, arguments.n)))
+                for _ in range(arguments.rounds)
+            ]
+            print(f"{name} and plain: " + ", ".join(f"{a:.2f} s and {b:.2f} s" for a, b in rounds), flush=True)
+            found[f"{name}_ratio"] = round(statistics.median(a / b for a, b in rounds), 3)
+    return found
+
+
+def draw_categories(model: Model, arguments: argparse.Namespace) -> npt.NDArray[np.int32]:
+    """Give each item the category whose random direction is nearest."""
+    rng = np.random.default_rng(arguments.seed + 1)
+    directions = rng.standard_normal((model.items.shape[1], arguments.categories), np.float32)
+    return (model.items @ directions).argmax(axis=1).astype(np.int32)
 
 
 def beside_mllib(model: Model, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -115,11 +115,14 @@ class TableFile(_Section):
 
 
 class CatalogueConfig(TableFile):
-    """Titles of the items, for people to read, and when they may be recommended."""
+    """Titles and categories of the items, and when they may be recommended."""
 
     item: str = "item_id"
     title: str = "title"
     by: str | None = Field(default=None, description="column with the author, artist or brand")
+    category: str | None = Field(
+        default=None, description="column with the category that recommend.max_per_category counts; blank: none"
+    )
     available: str | None = Field(
         default=None,
         description="column that says whether an item can be had: true, yes or 1, false, no or 0, or blank",
@@ -240,6 +243,15 @@ class UserItemFile(TableFile):
     item: str = "item_id"
 
 
+class MmrConfig(_Section):
+    """Maximal marginal relevance: lists of good items that are unlike each other, by the cosine of their factors."""
+
+    relevance_weight: float = Field(
+        default=0.7, gt=0, le=1, description="lambda: how much the score counts beside being unlike the items before"
+    )
+    pool: int = Field(default=50, ge=1, le=10_000, description="how many of the user's best items are chosen from")
+
+
 class RecommendConfig(_Section):
     """The lists, and which items may stand in them."""
 
@@ -255,6 +267,13 @@ class RecommendConfig(_Section):
     deny: ItemFile | None = Field(default=None, description="items that nobody is recommended")
     allow: ItemFile | None = Field(default=None, description="the only items that may be recommended")
     blocks: UserItemFile | None = None
+    max_per_category: int | None = Field(
+        default=None, ge=1, le=10_000, description="items of one catalogue.category in a list; null: no limit"
+    )
+    mmr: MmrConfig | None = None
+    popularity_damping: float = Field(
+        default=0.0, ge=0, le=1e6, description="scores lose so much times log(1 + ratings of the item); 0: nothing"
+    )
     rows: bool = Field(default=False, description="also write recommendation_rows, one row per entry")
 
     @pydantic.field_validator("seen_since", "on_date", mode="before")
@@ -273,6 +292,8 @@ class RecommendConfig(_Section):
     def _check_seen(self) -> RecommendConfig:
         if self.seen_since is not None and not self.exclude_seen:
             raise ValueError("seen_since needs exclude_seen: true")
+        if self.mmr is not None and self.mmr.pool < self.n:
+            raise ValueError(f"mmr.pool must be at least n, {self.n}")
         return self
 
 
@@ -334,6 +355,17 @@ class PipelineConfig(_Section):
     def files(self) -> dict[str, TableFile]:
         """The tables beside the log by where they are configured."""
         return ({} if self.catalogue is None else {"catalogue": self.catalogue}) | self.recommend.files
+
+    @model_validator(mode="after")
+    def _check_variety(self) -> PipelineConfig:
+        if self.recommend.max_per_category is not None and (self.catalogue is None or self.catalogue.category is None):
+            raise ValueError("recommend.max_per_category needs catalogue.category")
+        mmr = self.recommend.mmr
+        if mmr is not None and self.train.rank == 0:
+            raise ValueError("recommend.mmr compares factors: it needs train.rank above 0")
+        if mmr is not None and mmr.pool < self.evaluate.n and self.evaluate.holdout_share > 0:
+            raise ValueError(f"recommend.mmr.pool must be at least evaluate.n, {self.evaluate.n}")
+        return self
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the content of the tables."""

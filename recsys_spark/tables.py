@@ -127,6 +127,7 @@ CATALOGUE = Table(
             _column("available", StringType(), "whether it can be had, as it stood; null where not configured"),
             _column("start", StringType(), "its first day, as it stood; null where not configured"),
             _column("end", StringType(), "the first day without it, as it stood; null where not configured"),
+            _column("category", StringType(), "what limits per category count; null where not configured"),
         ]
     ),
     ("item_id",),

@@ -15,14 +15,14 @@ from recsys_spark.evaluate.ranking import measure_ranking, relevant_items
 from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.rating_split import split_ratings
-from recsys_spark.recommend import Candidates, users_with_history, write_lists
+from recsys_spark.recommend import Candidates, read_categories, users_with_history, with_variety, write_lists
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import METRICS
 from recsys_spark.train import Continuation, Factorization, fit_factors, training_ratings
 
 TABLES = (METRICS,)
-MODEL, RATING_MODEL = "model", "rating_model"
+MODEL, RATING_MODEL, BY_SCORE_ALONE = "model", "rating_model", "by_score_alone"
 BIAS_ONLY, ITEM_MEAN, POPULARITY = "bias_only", "item_mean", "popularity"
 
 
@@ -155,16 +155,27 @@ def _rating_error_rows(
 def _ranking_rows(
     context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
 ) -> list[tuple[str, str, float, int]]:
+    """Measure the lists as users get them, beside those by score alone where these differ, and popularity.
+
+    Limits per category, marginal relevance and damping act as in the recommend stage. Deny and allow lists, blocks
+    and the days of sale do not: they are about today, and the held-out ratings about the past. Training ratings are
+    always left out, for none of them is held out.
+    """
     config = context.config.evaluate
     relevant = relevant_items(held_out, config.relevant_rating).persist()
     user_factors = model.rows(context.spark, USERS)
     users = relevant.selectExpr("user_index", "user_index as user")
+    by_score = _candidates(model)
+    as_listed = with_variety(by_score, read_categories(context), context.config.recommend)
+    kinds = [(MODEL, user_factors, as_listed), (POPULARITY, user_factors.limit(0), as_listed)]
+    if as_listed is not by_score:
+        kinds.insert(1, (BY_SCORE_ALONE, user_factors, by_score))
     rows = []
-    for name, factors in ((MODEL, user_factors), (POPULARITY, user_factors.limit(0))):
+    for name, factors, candidates in kinds:
         path = join(context.run.path, "_evaluated_lists")
         context.storage.remove(path)
         with_history = users_with_history(users, factors, training)
-        write_lists(with_history, _candidates(model), n=config.n, path=path)
+        write_lists(with_history, candidates, n=config.n, path=path)
         lists = context.spark.read.parquet(path).selectExpr("user as user_index", "recommendations.item_id as items")
         metrics, n_users = measure_ranking(lists, relevant, config.n)
         rows += [(name, f"{metric}@{config.n}", value, n_users) for metric, value in metrics.items() if n_users]

@@ -1,4 +1,4 @@
-"""The item catalogue: titles for people to read, and when items may be recommended."""
+"""The item catalogue: titles for people to read, categories, and when items may be recommended."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pyspark.sql import functions as F
 from recsys_spark.config import CatalogueConfig
 from recsys_spark.table_files import read_table_file
 
-_ROLES = ("title", "by", "available", "start", "end")
+_ROLES = ("title", "by", "available", "start", "end", "category")
 
 
 def read_catalogue(spark: SparkSession, config: CatalogueConfig) -> DataFrame:
-    """Read ``item_id, title, by, available, start, end`` as text; null where not configured. One shuffle, by item.
+    """Read ``item_id, title, by, available, start, end, category`` as text; null where not configured.
 
-    Of several rows of an item, the first title in the order of the letters stands; where they disagree on when the
-    item may be recommended, blank cells aside, ``available`` says so and cannot be read, which keeps the item out.
+    One shuffle, by item. Of several rows of an item, the first title and the first category in the order of the
+    letters stand; where they disagree on when the item may be recommended, blank cells aside, ``available`` says so
+    and cannot be read, which keeps the item out.
 
     Raises
     ------
@@ -33,5 +34,6 @@ def read_catalogue(spark: SparkSession, config: CatalogueConfig) -> DataFrame:
         F.min(F.struct("title", "by")).alias("shown"),
         F.when(disagreeing, F.lit("rows disagree")).otherwise(F.min(offers["available"])).alias("available"),
         *[F.min(offers[role]).alias(role) for role in ("start", "end")],
+        F.min(F.when(F.trim("category") != "", F.col("category"))).alias("category"),
     )
-    return one.select("item_id", "shown.*", "available", "start", "end")
+    return one.select("item_id", "shown.*", "available", "start", "end", "category")

@@ -63,6 +63,27 @@ def check_recommendations(
     return found
 
 
+def check_categories(lists: DataFrame, categories: DataFrame, limit: int) -> Check:
+    """Look for lists with more than ``limit`` items of one category.
+
+    Parameters
+    ----------
+    lists : DataFrame
+        The ``recommendations`` table as written.
+    categories : DataFrame
+        ``item_id, category`` of the items that have one.
+    limit : int
+
+    Returns
+    -------
+    Check
+        Shuffles: the entries by item, then by user and category. The driver receives a count and two users.
+    """
+    entries = lists.select("user_id", F.explode("recommendations.item_id").alias("item_id"))
+    counts = entries.join(categories, "item_id").groupBy("user_id", "category").count()
+    return _check(f"lists with more than {limit} items of a category", counts.where(F.col("count") > limit))
+
+
 def _check_each_list(lists: DataFrame, n: int) -> list[Check]:
     """Check what can be seen from one list alone, all in one pass."""
     holds = {

@@ -14,11 +14,11 @@ from pyspark.sql import DataFrame
 
 from recsys_spark import __version__
 from recsys_spark.publication_log import publish_run
-from recsys_spark.publish.gate import check_recommendations, require_all
-from recsys_spark.recommend import seen_ratings
+from recsys_spark.publish.gate import check_categories, check_recommendations, require_all
+from recsys_spark.recommend import item_categories, seen_ratings
 from recsys_spark.run_directory import STAGES, StageContext
 from recsys_spark.storage import join, read_json
-from recsys_spark.tables import ITEM_ELIGIBILITY, RATINGS, RECOMMENDATIONS, USER_BLOCKS, USER_INDEX, Table
+from recsys_spark.tables import CATALOGUE, ITEM_ELIGIBILITY, RATINGS, RECOMMENDATIONS, USER_BLOCKS, USER_INDEX, Table
 
 TABLES: tuple[Table, ...] = ()
 
@@ -43,6 +43,10 @@ def run(context: StageContext) -> dict[str, Any]:
         _hidden_pairs(context),
         context.config.recommend.n,
     )
+    limit = context.config.recommend.max_per_category
+    if limit is not None:
+        categories = item_categories(context.read(CATALOGUE))
+        checks.append(check_categories(context.read(RECOMMENDATIONS), categories, limit))
     require_all(checks, context.run.table_path(RECOMMENDATIONS))
     manifest = join(context.run.path, "manifest.json")
     context.storage.write_text(manifest, json.dumps(_manifest(context), indent=2, ensure_ascii=False))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.recommend.variety import BY_SCORE, Variety
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Candidates:
     biases : bool
     as_probability : bool
         Whether scores are log-odds, to be told as probabilities.
+    variety : Variety
+        What beside the scores decides the lists.
     """
 
     labels: pa.Array
@@ -38,6 +41,7 @@ class Candidates:
     global_mean: float
     biases: bool
     as_probability: bool = False
+    variety: Variety = BY_SCORE
 
     @classmethod
     def from_items(

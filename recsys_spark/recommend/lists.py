@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.factor_tables import vectors_from_columns
-from recsys_spark.kernels.arrays import Float32Array, Int32Array, Int64Array
+from recsys_spark.kernels.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from recsys_spark.kernels.losses import sigmoid
-from recsys_spark.kernels.top_n import top_n
 from recsys_spark.recommend.candidates import Candidates
+from recsys_spark.recommend.variety import Variety, best_items
 from recsys_spark.session import default_parallelism
 from recsys_spark.shared_value import SharedValue, shared
 
@@ -91,7 +90,8 @@ def rank_users(
 ) -> Iterator[pa.RecordBatch]:
     """Worker: users with vectors and histories -> their lists; those without vectors get popular items."""
     for batch in batches:
-        for first in range(0, batch.num_rows, users_at_once := max(1, _ENTRIES_AT_ONCE // n)):
+        users_at_once = max(1, _ENTRIES_AT_ONCE // candidates.value.variety.places(n))
+        for first in range(0, batch.num_rows, users_at_once):
             users = batch.slice(first, users_at_once)
             has_vector = pc.is_valid(users["factors"])
             for source, chosen in ((CF, has_vector), (POPULAR, pc.invert(has_vector))):
@@ -109,7 +109,8 @@ def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa
         # Popularity is a model of width 1 with nothing but item biases: the number of ratings.
         user_vectors, item_vectors = np.zeros((users.num_rows, 1), np.float32), items.popularity[:, None]
         biases, mean = True, 0.0
-    columns, scores = top_n(
+    columns, scores = best_items(
+        items,
         user_vectors,
         item_vectors,
         biases=biases,
@@ -118,10 +119,12 @@ def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa
         excluded_indptr=hidden_indptr,
         excluded_columns=hidden_columns,
     )
-    if source == CF and items.as_probability:
+    if source == CF and items.as_probability and items.variety.relevance_weight is None:
         # After ranking: log-odds far from 0 differ where their probabilities no longer do.
         columns, scores = in_order(columns, sigmoid(scores))
-    return _list_batch(users["user"], columns, scores, items, source)
+    n_found = (columns >= 0).sum(axis=1)
+    n_hidden = _distinct_counts(hidden_indptr, hidden_columns, n_found < n)
+    return _list_batch(users["user"], columns, scores, items, source, n_hidden)
 
 
 def in_order(columns: Int32Array, scores: Float32Array) -> tuple[Int32Array, Float32Array]:
@@ -141,7 +144,7 @@ def _hidden_columns(hidden: pa.ListArray, column_of_index: Int32Array) -> tuple[
 
 
 def _list_batch(
-    labels: pa.Array, columns: Int32Array, scores: Float32Array, items: Candidates, source: str
+    labels: pa.Array, columns: Int32Array, scores: Float32Array, items: Candidates, source: str, n_hidden: Int64Array
 ) -> pa.RecordBatch:
     """Turn (m, n) arrays, padded with -1, into one list of structs per user."""
     filled = columns >= 0
@@ -161,17 +164,37 @@ def _list_batch(
         [
             labels,
             pa.ListArray.from_arrays(pa.array(offsets), entries),
-            _short_reasons(lengths, columns.shape[1], len(items.labels)),
+            _short_reasons(lengths, n_hidden, columns.shape[1], items),
         ],
         names=["user", "recommendations", "short_reason"],
     )
 
 
-def _short_reasons(lengths: npt.NDArray[np.int64], n: int, n_eligible: int) -> pa.Array:
-    # A short list holds all that is left, so that its length says how much was hidden.
+def _distinct_counts(indptr: Int64Array, columns: Int32Array, is_wanted: BoolArray) -> Int64Array:
+    """Count the different columns of each wanted user; 0 for the others."""
+    users = np.repeat(np.arange(len(is_wanted)), np.diff(indptr))
+    kept = is_wanted[users]
+    stride = np.int64(columns.max(initial=0)) + 1
+    keys = np.unique(users[kept] * stride + columns[kept])
+    return np.bincount(keys // stride, minlength=len(is_wanted))
+
+
+def _short_reasons(lengths: Int64Array, n_hidden: Int64Array, n: int, items: Candidates) -> pa.Array:
+    # One text for all users of a case: nearly all are of the one whose list is long enough.
+    keys, case_of_user = np.unique(n_hidden * (n + 1) + lengths, return_inverse=True)
     texts = [
-        f"only {k} of {n}: {n_eligible} items are eligible"
-        + (f", and the user has rated or blocked {n_eligible - k} of them" if k < n_eligible else "")
-        for k in range(min(n, n_eligible + 1))
+        _short_reason(int(key % (n + 1)), n, len(items.labels), int(key // (n + 1)), items.variety) for key in keys
     ]
-    return pa.array(texts, pa.string()).take(pa.array(lengths, mask=lengths >= n))
+    return pa.array(texts, pa.string()).take(pa.array(case_of_user))
+
+
+def _short_reason(k: int, n: int, n_eligible: int, n_hidden: int, variety: Variety) -> str | None:
+    if k == n:
+        return None
+    parts = [f"{n_eligible} items are eligible"]
+    if n_hidden:
+        parts.append(f"the user has rated or blocked {n_hidden} of them")
+    if k < n_eligible - n_hidden:
+        limit = f"no more than {variety.max_per_category} of a category may be listed"
+        parts.append(f"{limit}, which leaves out {n_eligible - n_hidden - k}")
+    return f"only {k} of {n}: " + ", and ".join(parts)

@@ -13,6 +13,7 @@ from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.eligibility import read_eligibility, read_user_blocks, seen_ratings
 from recsys_spark.recommend.lists import users_with_history, write_lists
+from recsys_spark.recommend.variety import count_without_category, read_categories, with_variety
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.table_files import list_table_files
@@ -51,7 +52,7 @@ def run(context: StageContext) -> dict[str, Any]:
     config = context.config.recommend
     started = datetime.now(UTC)
     filters = _write_filters(context)
-    candidates = _candidates(context, filters["removed_items"])
+    candidates = with_variety(_candidates(context, filters["removed_items"]), read_categories(context), config)
     users = users_with_history(
         context.read(USER_INDEX).withColumnRenamed("user_id", "user"),
         context.read(USER_FACTORS),
@@ -69,7 +70,7 @@ def run(context: StageContext) -> dict[str, Any]:
         rows = context.read(RECOMMENDATIONS).select("*", entries).select("*", "entry.*")
         rows = rows.repartitionByRange("user_id").sortWithinPartitions("user_id", "position")
         context.write(RECOMMENDATION_ROWS, rows)
-    return _count(context, len(candidates.labels)) | filters
+    return _count(context, len(candidates.labels)) | filters | count_without_category(context, candidates)
 
 
 def _with_origin(context: StageContext, lists: DataFrame, started: datetime) -> DataFrame:

@@ -257,7 +257,7 @@ def test_catalogue_keeps_one_title_per_item(make_context: MakeContext, tmp_path:
     context = make_context(catalogue=sections)
     run(context)
     assert [tuple(row) for row in context.read(CATALOGUE).collect()] == [
-        ("007", 'A "b", a', "Y", None, None, "2026-02-01")
+        ("007", 'A "b", a', "Y", None, None, "2026-02-01", None)
     ]
     with pytest.raises(ConfigError, match=r"catalogue\.title"):
         run(make_context(run_id="r2", catalogue={**sections, "title": "name"}))

@@ -186,7 +186,7 @@ def test_all_filters_act_inside_the_lists(
         },
     )  # fmt: skip
     offered = [
-        (item(k), "t", None, "no" if k == 8 else None, None, "2026-01-05" if k == 9 else None) for k in range(11)
+        (item(k), "t", None, "no" if k == 8 else None, None, "2026-01-05" if k == 9 else None, None) for k in range(11)
     ]
     context.write(CATALOGUE, spark.createDataFrame(offered, CATALOGUE.schema))
     scores, rated = write_run(context)

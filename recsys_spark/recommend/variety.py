@@ -1,0 +1,168 @@
+"""What makes lists varied: limits per category, marginal relevance, and less weight for what is popular."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.kernels.arrays import Float32Array, Int32Array, Int64Array
+from recsys_spark.kernels.capped_top_n import capped_top_n
+from recsys_spark.kernels.marginal_relevance import rerank
+from recsys_spark.kernels.top_n import top_n
+from recsys_spark.tables import CATALOGUE, ITEM_INDEX
+
+if TYPE_CHECKING:
+    # Workers import this package, and have neither pydantic nor rich.
+    from recsys_spark.config import RecommendConfig
+    from recsys_spark.recommend.candidates import Candidates
+    from recsys_spark.run_directory import StageContext
+
+
+@dataclass(frozen=True, slots=True)
+class Variety:
+    """What beside the scores decides the lists.
+
+    Attributes
+    ----------
+    categories : int32 array of shape (n_items,), or None
+        Category of each column of the candidates, -1: none; None: no limit.
+    max_per_category : int
+    relevance_weight : float or None
+        Weight of the score in marginal relevance; None: lists are by score.
+    pool : int
+        Items that marginal relevance chooses from.
+    """
+
+    categories: Int32Array | None = None
+    max_per_category: int = 0
+    relevance_weight: float | None = None
+    pool: int = 0
+
+    def places(self, n: int) -> int:
+        """Return how many items of each user have to be found for a list of n."""
+        return n if self.relevance_weight is None else max(n, self.pool)
+
+
+BY_SCORE = Variety()
+
+
+def with_variety(candidates: Candidates, category_of_item: Int32Array | None, config: RecommendConfig) -> Candidates:
+    """Return the candidates with what is configured to make lists varied.
+
+    Parameters
+    ----------
+    candidates : Candidates
+    category_of_item : int32 array of shape (n_items,), or None
+        By item index, as ``read_categories`` returns it; None: no limit.
+    config : RecommendConfig
+
+    Returns
+    -------
+    Candidates
+        The same where nothing is configured. Damping is part of the vectors, so that ranking costs what it did: each
+        item's bias is less by ``popularity_damping * log(1 + its ratings)``. A model without biases gets them, 0
+        for all users.
+    """
+    mmr = config.mmr
+    if category_of_item is None and mmr is None and config.popularity_damping == 0:
+        return candidates
+    categories = None
+    if category_of_item is not None:
+        is_candidate = candidates.column_of_index >= 0
+        categories = np.empty(len(candidates.labels), np.int32)
+        categories[candidates.column_of_index[is_candidate]] = category_of_item[is_candidate]
+    variety = Variety(
+        categories,
+        config.max_per_category or 0,
+        None if mmr is None else mmr.relevance_weight,
+        0 if mmr is None else mmr.pool,
+    )
+    if config.popularity_damping == 0:
+        return replace(candidates, variety=variety)
+    damping = config.popularity_damping * np.log1p(candidates.popularity.astype(np.float64))
+    factors, bias = _split(candidates)
+    vectors = np.concatenate([factors, (bias - damping)[:, None].astype(np.float32)], axis=1)
+    return replace(candidates, vectors=vectors, biases=True, variety=variety)
+
+
+def best_items(
+    candidates: Candidates,
+    user_vectors: Float32Array,
+    item_vectors: Float32Array,
+    *,
+    biases: bool,
+    global_mean: float,
+    n: int,
+    excluded_indptr: Int64Array,
+    excluded_columns: Int32Array,
+) -> tuple[Int32Array, Float32Array]:
+    """List users' items by score, within the limits per category, and re-ranked where that is configured.
+
+    Parameters and results are those of `top_n`; ``item_vectors`` may be others than those of the candidates
+    (popularity). Marginal relevance chooses from the list that the limits allow, so that they hold for what it
+    chooses, and tells its own values instead of scores.
+    """
+    variety = candidates.variety
+    if variety.categories is None:
+        columns, scores = top_n(
+            user_vectors, item_vectors, biases=biases, global_mean=global_mean, n=variety.places(n),
+            excluded_indptr=excluded_indptr, excluded_columns=excluded_columns,
+        )  # fmt: skip
+    else:
+        columns, scores = capped_top_n(
+            user_vectors, item_vectors, biases=biases, global_mean=global_mean, n=variety.places(n),
+            categories=variety.categories, max_per_category=variety.max_per_category,
+            excluded_indptr=excluded_indptr, excluded_columns=excluded_columns,
+        )  # fmt: skip
+    if variety.relevance_weight is None:
+        return columns, scores
+    return rerank(columns, scores, _split(candidates)[0], relevance_weight=variety.relevance_weight, n=n)
+
+
+def item_categories(catalogue: DataFrame) -> DataFrame:
+    """Return ``item_id, category`` of the catalogue's items that have one: text, but for blanks around it."""
+    return catalogue.select("item_id", F.trim("category").alias("category")).where("category != ''")
+
+
+def read_categories(context: StageContext) -> Int32Array | None:
+    """Read the categories of the index's items, as numbers.
+
+    Returns
+    -------
+    int32 array of shape (n_items,), or None
+        By item index, -1 where the catalogue has no category or no such item; None where lists have no limit.
+        One join by item; the driver receives every item's index and category.
+    """
+    if context.config.recommend.max_per_category is None:
+        return None
+    found = item_categories(context.read(CATALOGUE)).join(context.read(ITEM_INDEX), "item_id")
+    rows = found.select("item_index", "category").toArrow()
+    numbers = rows["category"].combine_chunks().dictionary_encode().indices
+    category_of_item = np.full(context.record("index")["n_items"], -1, np.int32)
+    category_of_item[rows["item_index"].to_numpy()] = numbers.to_numpy()
+    return category_of_item
+
+
+def count_without_category(context: StageContext, candidates: Candidates) -> dict[str, int]:
+    """Tell how many candidates no limit holds for because they have no category; nothing where there is none."""
+    categories = candidates.variety.categories
+    if categories is None:
+        return {}
+    count, n_categories = int((categories < 0).sum()), len(np.unique(categories[categories >= 0]))
+    context.progress.say(
+        f"recommend: at most {candidates.variety.max_per_category} items of each of {n_categories:,} categories; "
+        f"{count:,} items have no category, and no limit",
+        n=count,
+    )
+    return {"n_without_category": count}
+
+
+def _split(candidates: Candidates) -> tuple[Float32Array, Float32Array]:
+    """Return the factors of the items, and their biases, 0 where there are none."""
+    if not candidates.biases:
+        return candidates.vectors, np.zeros(len(candidates.vectors), np.float32)
+    return candidates.vectors[:, :-1], candidates.vectors[:, -1]
