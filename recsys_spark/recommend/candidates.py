@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.recommend.popularity import SegmentPopularity
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Candidates:
     biases : bool
     as_probability : bool
         Whether scores are log-odds, to be told as probabilities.
+    segments : SegmentPopularity or None
+        Popularity in segments of users.
     """
 
     labels: pa.Array
@@ -38,6 +41,7 @@ class Candidates:
     global_mean: float
     biases: bool
     as_probability: bool = False
+    segments: SegmentPopularity | None = None
 
     @classmethod
     def from_items(

@@ -28,7 +28,7 @@ from recsys_spark.train.half_iteration import peak_memory
 from recsys_spark.train.held_back import HeldBack
 from recsys_spark.train.loop_state import LoopState
 from recsys_spark.train.model import Factorization, HalfIteration, Vectors
-from recsys_spark.train.observations import Observations, observations
+from recsys_spark.train.observations import Observations, constant_of_rows, observations
 from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.route import RouteExchange
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings
@@ -141,7 +141,7 @@ def fit_factors(
         plan, reason = choose_exchange(config, plans, has_storage=continuation.storage is not None)
         for line in plan.lines(reason):
             progress.say(f"{title}: {line}")
-        constant = _constant_of_rows(config, given.constant)
+        constant = constant_of_rows(config, given.constant)
         exchange = _make_exchange(spark, config, constant, plan, continuation)
         validation = None if held_back is None else Validation(HeldBack(held_back, constant), config)
         iterate = _Iterations(config, exchange, validation, continuation, progress, title)
@@ -166,11 +166,6 @@ def _make_exchange(
         return ReplicateExchange(spark, config, constant)
     assert continuation.storage is not None
     return RouteExchange(spark, config, constant, plan.n_blocks, continuation.storage, continuation.folder)
-
-
-def _constant_of_rows(config: TrainConfig, constant: float) -> float:
-    """Return what observations still hold of the constant: centred ratings have had it taken off already."""
-    return constant if config.loss == "logistic" else 0.0
 
 
 class _Iterations:

@@ -90,7 +90,7 @@ def test_a_contribution_is_what_the_rating_adds_beyond_the_item_itself(name):
 
 
 def test_what_training_left_over_is_told():
-    row, vectors, side, problem, vector, parts = explained(LOSSES["squared"], 5)
+    row, _, side, problem, vector, parts = explained(LOSSES["squared"], 5)
     moved = vector + np.float32(0.1)
     same = contributions(row, side, problem, moved, TARGETS)
     assert_allclose(same.observed, parts.observed)
