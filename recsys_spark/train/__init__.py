@@ -4,6 +4,7 @@ from recsys_spark.train.alternating import Continuation, fit_factors
 from recsys_spark.train.half_iteration import prepare_fixed, row_problem
 from recsys_spark.train.model import Factorization
 from recsys_spark.train.observations import constant_of_rows, further_observations, latest_time
+from recsys_spark.train.observed_row import observed_row
 from recsys_spark.train.training_plan import TrainingPlan, describe_methods
 from recsys_spark.train.training_ratings import training_ratings
 
@@ -16,6 +17,7 @@ __all__ = [
     "fit_factors",
     "further_observations",
     "latest_time",
+    "observed_row",
     "prepare_fixed",
     "row_problem",
     "training_ratings",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SECONDS_PER_DAY = 86_400.0
 # Single precision ends at 1e-38; a weight below this one is no weight.
-_LEAST_WEIGHT = 1e-12
+LEAST_WEIGHT = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def _weighted(ratings: DataFrame, config: TrainConfig, latest: datetime | None) 
         weight = decay if weight is None else weight * decay
     columns = [F.col(name) for name in ("user_index", "item_index", "rating")]
     if weight is not None:
-        columns.append(F.greatest(weight, F.lit(_LEAST_WEIGHT)).cast("float").alias("weight"))
+        columns.append(F.greatest(weight, F.lit(LEAST_WEIGHT)).cast("float").alias("weight"))
     return ratings.select(*columns)
 
 
