@@ -3,54 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time
 from typing import Any
 
 import numpy as np
 
 from recsys_spark.errors import ContractError
-from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from recsys_spark.kernels.contributions import Contributions, contributions
 from recsys_spark.kernels.csr_block import build_csr_block
 from recsys_spark.kernels.full_ranking import score_in_full
+from recsys_spark.report.rated_user import History, RatedUser
 from recsys_spark.report.stored_run import Items, StoredRun, as_utc
 from recsys_spark.tables import (
-    FOLDED_FACTORS,
     ITEM_ELIGIBILITY,
     ITEM_INDEX,
-    NEW_RATINGS,
     POPULARITY,
-    RATINGS,
     RECOMMENDATIONS,
-    USER_BLOCKS,
-    USER_FACTORS,
     USER_SEGMENTS,
-    Table,
 )
-from recsys_spark.train import constant_of_rows, observed_row, prepare_fixed, row_problem
+from recsys_spark.train import constant_of_rows, prepare_fixed, row_problem
 
 SEEN, BLOCKED = "already rated", "blocked for the user"
-_RATING_COLUMNS = ("item_id", "rating", "weight", "timestamp")
 _ITEMS_AT_ONCE = 1 << 15
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """The user's ratings, new ones in the place of old ones, as the model takes them.
-
-    Attributes
-    ----------
-    item_ids : list of str
-    ratings : float64 array of shape (n,)
-    is_fitted : bool array of shape (n,)
-        Whether the rating is an observation of the model; it is not where the model does not know the item, or where
-        ``train.positive_threshold`` leaves it out.
-    """
-
-    item_ids: list[str]
-    ratings: Float64Array
-    is_fitted: BoolArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +116,7 @@ def explain_user(stored: StoredRun, user_id: str, item_id: str | None = None) ->
     if item_id is not None:
         _require_item(stored, items, item_id)
     asked = [item_id] if item_id is not None else [entry["item_id"] for entry in entries]
-    user = _User.read(stored, user_id, items)
+    user = RatedUser.read(stored, user_id, items)
     removed = _removed(stored, user, items)
     is_open = ~np.any(list(removed.values()), axis=0) if removed else np.ones(len(items.labels), np.bool_)
     columns = items.columns(asked)
@@ -156,50 +131,6 @@ def explain_user(stored: StoredRun, user_id: str, item_id: str | None = None) ->
     explanations = [_explain(stored, user, placed, int(column), parts, k) for k, column in enumerate(columns)]
     counts = {reason: int(mask.sum()) for reason, mask in removed.items() if mask.any()}
     return UserExplanation(user_id, user.source, segment, user.history, explanations, counts)
-
-
-@dataclass(frozen=True, slots=True)
-class _User:
-    """A user's vector and history; ``observed`` are the places in the history that ``values`` belong to."""
-
-    history: History
-    rated: list[dict[str, Any]]
-    blocked: list[str]
-    source: str | None
-    vector: Float32Array | None
-    columns: Int64Array
-    values: Float32Array
-    weights: Float32Array | None
-
-    @classmethod
-    def read(cls, stored: StoredRun, user_id: str, items: Items) -> _User:
-        old = stored.rows(RATINGS, _RATING_COLUMNS, "user_id", [user_id])
-        new = stored.rows(NEW_RATINGS, _RATING_COLUMNS, "user_id", [user_id])
-        merged = _merged(old, new, stored.config.ingest.duplicates)
-        source, vector = _vector(
-            stored, user_id, is_touched=bool((items.columns([r["item_id"] for r in new]) >= 0).any())
-        )
-        columns = items.columns([row["item_id"] for row in merged])
-        ratings = np.array([row["rating"] for row in merged], np.float32).astype(np.float64)
-        is_fitted, values, weights = observed_row(
-            ratings,
-            _weights(stored, merged),
-            _days(stored, merged, [RATINGS, NEW_RATINGS] if source == "fold_in" else [RATINGS]),
-            stored.config.train,
-            stored.record("train")["global_mean"],
-        )
-        is_known = columns[is_fitted] >= 0
-        history = History([row["item_id"] for row in merged], ratings, is_fitted & (columns >= 0))
-        return cls(
-            history,
-            old + new,
-            [row["item_id"] for row in stored.rows(USER_BLOCKS, ("item_id",), "user_id", [user_id])],
-            source,
-            vector,
-            columns[history.is_fitted],
-            values[is_known],
-            None if weights is None else weights[is_known],
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,53 +172,7 @@ def _require_item(stored: StoredRun, items: Items, item_id: str) -> None:
     )
 
 
-def _merged(old: list[dict[str, Any]], new: list[dict[str, Any]], duplicates: str) -> list[dict[str, Any]]:
-    """Return one row per item, as ``with_new_ratings`` does."""
-    rows = {row["item_id"]: row for row in old}
-    for row in new:
-        before = rows.get(row["item_id"])
-        if before is None or duplicates != "sum":
-            rows[row["item_id"]] = row
-            continue
-        times = [r["timestamp"] for r in (before, row) if r["timestamp"] is not None]
-        sums = {
-            name: None if before[name] is None and row[name] is None else (before[name] or 0.0) + (row[name] or 0.0)
-            for name in ("rating", "weight")
-        }
-        rows[row["item_id"]] = {"item_id": row["item_id"], **sums, "timestamp": max(times, default=None)}
-    return [rows[item_id] for item_id in sorted(rows, key=str.encode)]
-
-
-def _vector(stored: StoredRun, user_id: str, *, is_touched: bool) -> tuple[str | None, Float32Array | None]:
-    """Return what made the user's vector, and the vector."""
-    for source, table in (("fold_in", FOLDED_FACTORS), ("cf", USER_FACTORS)):
-        if source == "cf" and is_touched:
-            break
-        if stored.has(table):
-            found = stored.read(table, ("factors", "bias"), "user_id", [user_id]).combine_chunks()
-            if found.num_rows:
-                factors, bias = (found[name].combine_chunks() for name in ("factors", "bias"))
-                return source, vectors_from_columns(factors, bias, biases=stored.record("train")["biases"])[0]
-    return None, None
-
-
-def _weights(stored: StoredRun, rows: list[dict[str, Any]]) -> Float64Array | None:
-    if stored.config.input.columns.weight is None:
-        return None
-    weights = [1.0 if row["weight"] is None else row["weight"] for row in rows]
-    return np.array(weights, np.float32).astype(np.float64)
-
-
-def _days(stored: StoredRun, rows: list[dict[str, Any]], tables: list[Table]) -> Float64Array | None:
-    """Return how many days before the latest rating of some tables each row is; 0 where that is not known."""
-    if stored.config.train.half_life_days is None:
-        return None
-    latest = stored.latest([table for table in tables if stored.has(table)])
-    ages = [(latest - as_utc(row["timestamp"])) if row["timestamp"] and latest else timedelta() for row in rows]
-    return np.array([age / timedelta(days=1) for age in ages], np.float64)
-
-
-def _removed(stored: StoredRun, user: _User, items: Items) -> dict[str, BoolArray]:
+def _removed(stored: StoredRun, user: RatedUser, items: Items) -> dict[str, BoolArray]:
     """Return which items each filter removes for the user, bool arrays of shape (n_items,) by filter."""
     n_items = len(items.labels)
     masks: dict[str, BoolArray] = {}
@@ -328,7 +213,7 @@ def _scores(stored: StoredRun, items: Items, vector: Float32Array) -> Float32Arr
     )
 
 
-def _contributions(stored: StoredRun, items: Items, user: _User, columns: Int64Array) -> Contributions:
+def _contributions(stored: StoredRun, items: Items, user: RatedUser, columns: Int64Array) -> Contributions:
     assert user.vector is not None
     config, model = stored.config.train, stored.record("train")
     problem = row_problem(config)
@@ -363,7 +248,7 @@ def _popularity(
 
 
 def _explain(
-    stored: StoredRun, user: _User, placed: _Placed, column: int, parts: Contributions | None, place: int
+    stored: StoredRun, user: RatedUser, placed: _Placed, column: int, parts: Contributions | None, place: int
 ) -> Explanation:
     """Explain one item: column of the items, place among those that the contributions are of."""
     items, scores = placed.items, placed.scores
