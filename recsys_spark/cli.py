@@ -22,6 +22,7 @@ from recsys_spark.config_reference import reference
 from recsys_spark.errors import ConfigError, RecsysError, error_from_worker
 from recsys_spark.ingest.catalogue import list_catalogue
 from recsys_spark.ingest.headers import list_inputs, require_event_times
+from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
 from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import require_done, run_stages, stages
 from recsys_spark.progress import JsonLines, Progress, configure_logging
@@ -140,6 +141,8 @@ def _inputs(
         earlier = [stage for stage in stages() if stage.name in stages([first_stage])[0].needs]
         return [file for stage in earlier for table in stage.tables for file in storage.find(run.table_path(table))]
     beside = [found for where, file in config.recommend.files.items() for found in list_table_files(file, where, spark)]
+    if config.recommend.new_ratings is not None:
+        beside += list_inputs(config.new_ratings_input, spark, NEW_RATINGS_SETTING)
     return (
         list_inputs(config.input, spark)
         + (list_catalogue(config.catalogue, spark) if config.catalogue else [])
@@ -149,6 +152,8 @@ def _inputs(
 
 def _all_local(config: PipelineConfig) -> bool:
     beside = [file.path for file in (config.catalogue, *config.recommend.files.values()) if file is not None]
+    if config.recommend.new_ratings is not None:
+        beside += config.new_ratings_input.paths
     return all(is_local(path) for path in (*config.input.paths, config.output.path, *beside))
 
 

@@ -28,6 +28,7 @@ from recsys_spark.table_files import list_table_files
 from recsys_spark.tables import CATALOGUE, NEW_QUARANTINE, NEW_RATINGS, QUARANTINE, RATINGS, Table
 
 TABLES = (RATINGS, QUARANTINE, CATALOGUE)
+NEW_RATINGS_SETTING = "recommend.new_ratings"
 _CHECKED_ROWS = "_checked_rows"
 
 
@@ -87,7 +88,7 @@ def run(context: StageContext) -> dict[str, Any]:
     for where, file in config.recommend.files.items():
         list_table_files(file, where, context.spark)
     if config.recommend.new_ratings is not None:
-        list_inputs(config.new_ratings_input, context.spark)
+        list_inputs(config.new_ratings_input, context.spark, NEW_RATINGS_SETTING)
     details = _read_log(context, config.input, _LOG, context.interval)
     if config.catalogue is not None:
         context.write(CATALOGUE, read_catalogue(context.spark, config.catalogue))
@@ -120,7 +121,7 @@ def ingest_new_ratings(context: StageContext) -> dict[str, Any]:
 
 def _read_log(context: StageContext, config: InputConfig, log: _Log, interval: Interval | None) -> dict[str, Any]:
     """Read a log into its two tables and count where its rows went."""
-    files = list_inputs(config, context.spark)
+    files = list_inputs(config, context.spark, "input.path" if log is _LOG else NEW_RATINGS_SETTING)
     work = join(context.run.path, _CHECKED_ROWS)
     context.storage.remove(work)
     _read_and_check(context, config, files).write.mode("error").parquet(work)

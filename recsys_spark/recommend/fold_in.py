@@ -60,8 +60,11 @@ class FoldInInput:
 
 def may_fold_in(context: StageContext) -> bool:
     """Return whether some users can have ratings that training has not seen: new ones, or all theirs kept back."""
-    config = context.config
-    return config.recommend.new_ratings is not None or config.train.validation_share > 0
+    if context.config.recommend.new_ratings is not None:
+        return True
+    if context.config.train.validation_share == 0:
+        return False
+    return context.read(USER_FACTORS).count() < context.read(USER_INDEX).count()
 
 
 def write_folded_factors(context: StageContext) -> dict[str, int]:
