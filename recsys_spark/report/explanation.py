@@ -266,9 +266,8 @@ def _explain(
     of_history = np.zeros(len(user.history.item_ids))
     told: dict[str, float] = {}
     if parts is not None:
-        # The observations of a block are in the order of their columns.
-        order = np.argsort(user.columns)
-        of_history[np.flatnonzero(user.history.is_fitted)[order]] = parts.observed[place]
+        # Histories are in the order of ids, and so are the columns by which a block's observations are sorted.
+        of_history[user.history.is_fitted] = parts.observed[place]
         model = stored.record("train")
         told = {
             "mean": float(model["global_mean"]),

@@ -70,11 +70,12 @@ CASES: dict[str, dict[str, Any]] = {
 class HandWrittenRun:
     """A run with users ``old`` (trained), ``new`` (folded in), ``cold`` and ``stranger`` (without vectors)."""
 
-    def __init__(self, folder: Path, train: dict[str, Any], **recommend: Any) -> None:
+    def __init__(self, folder: Path, train: dict[str, Any], duplicates: str = "max", **recommend: Any) -> None:
         rng = np.random.default_rng(7)
         train = {"rank": RANK, "reg_param": 0.4, "bias_reg_param": 0.3, "reg_exponent": 0.5, **train}
         sections: dict[str, Any] = {
             "input": {"columns": {"timestamp": "at"}},
+            "ingest": {"duplicates": duplicates},
             "train": train,
             "recommend": {"n": N, **recommend},
         }
@@ -92,6 +93,7 @@ class HandWrittenRun:
         # One of a known item again, one of an item that the model does not know.
         self.newer = {"new": {2: 5.0, 9: 4.0}}
         self.times = {k: START + timedelta(days=int(rng.integers(0, 40))) for k in range(N_ITEMS)}
+        self.times[9] = START + timedelta(days=44)  # the latest of all, and new
         together = self.ratings["new"] | self.newer["new"]
         self.vectors = {
             # Training had not settled: something is left over.
@@ -126,7 +128,7 @@ class HandWrittenRun:
 
     def removed(self, user: str) -> set[int]:
         seen = set(self.ratings.get(user, {})) | set(self.newer.get(user, {}))
-        return seen | {3} | ({11} if user == "old" else set())
+        return seen | {3} | {"old": {11}, "stranger": {6}}.get(user, set())
 
     def listed(self, scores: np.ndarray, removed: set[int]) -> list[int]:
         left = [k for k in range(N_ITEMS) if k not in removed]
@@ -152,7 +154,7 @@ class HandWrittenRun:
             self.table(table, rows + extra)
         removed = [(label, "denied" if label == DENIED else None) for label in (*LABELS, UNTRAINED)]
         self.table(ITEM_ELIGIBILITY, removed)
-        self.table(USER_BLOCKS, [("old", LABELS[11])])
+        self.table(USER_BLOCKS, [("old", LABELS[11]), ("stranger", LABELS[6])])
         self.table(CATALOGUE, [(LABELS[0], "[b]Zero[/b]", "A. Writer", None, None, None)])
         self.popular = {k: float(3 * k % 7) for k in range(N_ITEMS)}
         self.in_segment = {4: 2.0, 1: 2.0, 3: 9.0}
@@ -166,7 +168,7 @@ class HandWrittenRun:
             "stranger": share + np.array([self.in_segment.get(k, 0.0) for k in range(N_ITEMS)]),
         }
         self.lists = {user: self.listed(self.scores(user), self.removed(user)) for user in ("old", "new")}
-        self.lists |= {user: self.listed(scores, {3}) for user, scores in self.popularity_of.items()}
+        self.lists |= {user: self.listed(scores, self.removed(user)) for user, scores in self.popularity_of.items()}
         entries = {
             user: [
                 {"item_id": LABELS[k], "score": 0.0, "position": place, "source": "cf"}
@@ -221,8 +223,7 @@ def test_parts_add_up_and_positions_are_those_of_brute_force(make_run: MakeRun, 
         assert one.parts["unsettled"] == pytest.approx(0.01 * z.sum() if user == "old" else 0.0, abs=3e-4)
         removed = run.removed(user)
         assert bool(one.removed_by) == (k in removed)
-        expected = [j for j in run.listed(scores, removed - {k}) if j not in removed or j == k]
-        assert one.position == expected.index(k) + 1
+        assert one.position == run.listed(scores, removed - {k}).index(k) + 1
         assert one.listed_at == (ranked.index(k) + 1 if k in ranked[:N] else None)
         everything = run.listed(scores, set())
         above = [j for j in everything[: everything.index(k)] if j in removed]
@@ -239,6 +240,26 @@ def test_the_history_has_new_ratings_in_the_place_of_old_ones(make_run: MakeRun)
     assert run_ratings[LABELS[2]] == 5.0
     assert set(run_ratings) == {LABELS[1], LABELS[2], LABELS[9]}
     assert history.is_fitted.all()
+
+
+def test_each_part_of_the_history_is_that_of_its_rating(make_run: MakeRun) -> None:
+    run = make_run("squared")
+    explained = run.explain("new", LABELS[4])
+    together = run.ratings["new"] | run.newer["new"]
+    latest = max(run.times.values())
+    scores = run.scores("new")
+    for label, part in zip(explained.history.item_ids, explained.explanations[0].of_history, strict=True):
+        j = LABELS.index(label)
+        # Rated just as the item's own bias has it: that says nothing of the user.
+        run.vectors["new"] = run.solve({**together, j: run.mean + float(run.items[j, -1])}, latest)
+        assert part == pytest.approx(scores[4] - run.scores("new")[4], abs=1e-4)
+
+
+def test_counts_add_up(tmp_path: Path) -> None:
+    run = HandWrittenRun(tmp_path, CASES["ials"], duplicates="sum")
+    history = run.explain("new").history
+    ratings = dict(zip(history.item_ids, history.ratings.tolist(), strict=True))
+    assert ratings == {LABELS[1]: run.ratings["new"][1], LABELS[2]: run.ratings["new"][2] + 5.0, LABELS[9]: 4.0}
 
 
 def test_ratings_of_items_without_a_vector_are_told_and_take_no_part(make_run: MakeRun) -> None:
@@ -278,7 +299,7 @@ def test_without_a_vector_the_position_is_that_of_popularity(make_run: MakeRun, 
         explained = run.explain(user, LABELS[k])
         (one,) = explained.explanations
         assert one.score == pytest.approx(scores[k], rel=1e-6)
-        assert one.position == [j for j in run.listed(scores, {3} - {k}) if j != 3 or k == 3].index(k) + 1
+        assert one.position == run.listed(scores, run.removed(user) - {k}).index(k) + 1
         assert one.parts == {}
     assert explained.source is None
     assert explained.segment == {"cold": None, "stranger": "s"}[user]
