@@ -12,7 +12,7 @@ from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from recsys_spark.report.stored_run import Items, StoredRun, as_utc
 from recsys_spark.tables import FOLDED_FACTORS, NEW_RATINGS, RATINGS, USER_BLOCKS, USER_FACTORS, Table
-from recsys_spark.train import observed_row
+from recsys_spark.train import observed_row, were_held_back
 
 _RATING_COLUMNS = ("item_id", "rating", "weight", "timestamp")
 
@@ -26,8 +26,8 @@ class History:
     item_ids : list of str
     ratings : float64 array of shape (n,)
     is_fitted : bool array of shape (n,)
-        Whether the rating is an observation of the model; it is not where the model does not know the item, or where
-        ``train.positive_threshold`` leaves it out.
+        Whether the rating is an observation of the model; it is not where the model does not know the item, where
+        ``train.positive_threshold`` leaves it out, or where training has kept it back to judge itself by.
     """
 
     item_ids: list[str]
@@ -68,9 +68,8 @@ class RatedUser:
         old = stored.rows(RATINGS, _RATING_COLUMNS, "user_id", [user_id])
         new = stored.rows(NEW_RATINGS, _RATING_COLUMNS, "user_id", [user_id])
         merged = _merged(old, new, stored.config.ingest.duplicates)
-        source, vector = _vector(
-            stored, user_id, is_touched=bool((items.columns([r["item_id"] for r in new]) >= 0).any())
-        )
+        is_touched = bool((items.columns([row["item_id"] for row in new]) >= 0).any())
+        source, index, vector = _vector(stored, user_id, is_touched=is_touched)
         columns = items.columns([row["item_id"] for row in merged])
         ratings = np.array([row["rating"] for row in merged], np.float32).astype(np.float64)
         is_fitted, values, weights = observed_row(
@@ -80,8 +79,10 @@ class RatedUser:
             stored.config.train,
             stored.record("train")["global_mean"],
         )
-        is_known = columns[is_fitted] >= 0
-        history = History([row["item_id"] for row in merged], ratings, is_fitted & (columns >= 0))
+        takes_part = columns >= 0
+        if source == "cf" and stored.config.train.validation_share > 0:
+            takes_part &= ~were_held_back(index, items.index[columns], stored.config.train.validation_share)
+        history = History([row["item_id"] for row in merged], ratings, is_fitted & takes_part)
         return cls(
             history,
             old + new,
@@ -89,8 +90,8 @@ class RatedUser:
             source,
             vector,
             columns[history.is_fitted],
-            values[is_known],
-            None if weights is None else weights[is_known],
+            values[takes_part[is_fitted]],
+            None if weights is None else weights[takes_part[is_fitted]],
         )
 
 
@@ -111,17 +112,18 @@ def _merged(old: list[dict[str, Any]], new: list[dict[str, Any]], duplicates: st
     return [rows[item_id] for item_id in sorted(rows, key=str.encode)]
 
 
-def _vector(stored: StoredRun, user_id: str, *, is_touched: bool) -> tuple[str | None, Float32Array | None]:
-    """Return what made the user's vector, and the vector."""
+def _vector(stored: StoredRun, user_id: str, *, is_touched: bool) -> tuple[str | None, int, Float32Array | None]:
+    """Return what made the user's vector, the user's index, and the vector."""
     for source, table in (("fold_in", FOLDED_FACTORS), ("cf", USER_FACTORS)):
         if source == "cf" and is_touched:
             break
         if stored.has(table):
-            found = stored.read(table, ("factors", "bias"), "user_id", [user_id]).combine_chunks()
+            found = stored.read(table, ("user_index", "factors", "bias"), "user_id", [user_id])
             if found.num_rows:
-                factors, bias = (found[name].combine_chunks() for name in ("factors", "bias"))
-                return source, vectors_from_columns(factors, bias, biases=stored.record("train")["biases"])[0]
-    return None, None
+                index, factors, bias = (column.combine_chunks() for column in found.itercolumns())
+                vectors = vectors_from_columns(factors, bias, biases=stored.record("train")["biases"])
+                return source, index[0].as_py(), vectors[0]
+    return None, -1, None
 
 
 def _weights(stored: StoredRun, rows: list[dict[str, Any]]) -> Float64Array | None:

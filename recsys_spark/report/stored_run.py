@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.config import PipelineConfig
 from recsys_spark.factor_tables import vectors_from_columns
-from recsys_spark.kernels.arrays import Float32Array
+from recsys_spark.kernels.arrays import Float32Array, Int32Array
 from recsys_spark.run_directory import Run
 from recsys_spark.storage import LocalStorage, Storage, join, local_path, read_json
 from recsys_spark.tables import CATALOGUE, ITEM_FACTORS, Table
@@ -29,10 +29,13 @@ class Items:
     Attributes
     ----------
     labels : Arrow array of n_items ids
+    index : int32 array of shape (n_items,)
+        Their item indexes.
     vectors : float32 array of shape (n_items, width)
     """
 
     labels: pa.Array
+    index: Int32Array
     vectors: Float32Array
 
     def column(self, item_id: str) -> int | None:
@@ -86,9 +89,10 @@ class StoredRun:
 
     def items(self) -> Items:
         """Read the item factors."""
-        found = self.read(ITEM_FACTORS, ("item_id", "factors", "bias")).sort_by("item_id").combine_chunks()
+        found = self.read(ITEM_FACTORS, ("item_id", "item_index", "factors", "bias")).sort_by("item_id")
         labels, factors, bias = (found[name].combine_chunks() for name in ("item_id", "factors", "bias"))
-        return Items(labels, vectors_from_columns(factors, bias, biases=self.record("train")["biases"]))
+        index = found["item_index"].to_numpy()
+        return Items(labels, index, vectors_from_columns(factors, bias, biases=self.record("train")["biases"]))
 
     def titles(self, item_ids: Sequence[str]) -> dict[str, str]:
         """Return titles with authors by item, for items that the catalogue has."""

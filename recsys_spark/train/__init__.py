@@ -2,6 +2,7 @@
 
 from recsys_spark.train.alternating import Continuation, fit_factors
 from recsys_spark.train.half_iteration import prepare_fixed, row_problem
+from recsys_spark.train.held_back import were_held_back
 from recsys_spark.train.model import Factorization
 from recsys_spark.train.observations import constant_of_rows, further_observations, latest_time
 from recsys_spark.train.observed_row import observed_row
@@ -21,4 +22,5 @@ __all__ = [
     "prepare_fixed",
     "row_problem",
     "training_ratings",
+    "were_held_back",
 ]

@@ -25,7 +25,7 @@ from recsys_spark.train.checkpoints import (
 from recsys_spark.train.exchange import Exchange, Kept, Known
 from recsys_spark.train.exchange_choice import choose_exchange, plan_exchanges
 from recsys_spark.train.half_iteration import peak_memory
-from recsys_spark.train.held_back import HeldBack
+from recsys_spark.train.held_back import VALIDATION_SEED, HeldBack
 from recsys_spark.train.loop_state import LoopState
 from recsys_spark.train.model import Factorization, HalfIteration, Vectors
 from recsys_spark.train.observations import Observations, constant_of_rows, observations
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     # Workers import this module through its package, and have neither pydantic nor rich.
     from recsys_spark.config import TrainConfig
     from recsys_spark.progress import Progress, Steps
-
-_VALIDATION_SEED = 20_081
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ def fit_factors(
     given = observations(ratings, config)
     training, held_back = given.frame, None
     if config.validation_share > 0:
-        training, held_back = split_ratings(given.frame, config.validation_share, _VALIDATION_SEED)
+        training, held_back = split_ratings(given.frame, config.validation_share, VALIDATION_SEED)
     limits = session_limits(spark)
     width = config.rank + config.uses_biases
     n_blocks = config.n_blocks or choose_n_blocks(limits.cores, given.n, max(n_users, n_items), width)

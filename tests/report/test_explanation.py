@@ -19,6 +19,7 @@ from recsys_spark.config import PipelineConfig
 from recsys_spark.errors import ContractError
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
+from recsys_spark.rating_split import are_held_out
 from recsys_spark.report.explanation import BLOCKED, SEEN, UserExplanation, explain_user
 from recsys_spark.report.stored_run import StoredRun
 from recsys_spark.report.why_page import print_why, shown_ids
@@ -39,6 +40,7 @@ from recsys_spark.tables import (
     USER_SEGMENTS,
     Table,
 )
+from recsys_spark.train.held_back import VALIDATION_SEED
 from tests.conftest import small_config
 from tests.reference_rows import RowReference
 
@@ -64,6 +66,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ials": {"loss": "ials", "unobserved_weight": 0.2, "biases": True},
     "logistic": {"loss": "logistic", "positive_threshold": 3.0},
     "half-life": {"half_life_days": 10.0},
+    "validation": {"validation_share": 0.5},
 }
 
 
@@ -97,15 +100,24 @@ class HandWrittenRun:
         together = self.ratings["new"] | self.newer["new"]
         self.vectors = {
             # Training had not settled: something is left over.
-            "old": self.solve(self.ratings["old"], max(self.times[k] for k in (0, 1, 2, 5, 7, 8))) + 0.01,
+            "old": self.solve(self.trained_on(), max(self.times[k] for k in (0, 1, 2, 5, 7, 8))) + 0.01,
             "new": self.solve(together, max(self.times[k] for k in (0, 1, 2, 5, 7, 8, 9))),
         }
         self.write()
 
+    def trained_on(self) -> dict[int, float]:
+        """Return the ratings of the trained user that were not kept back: by the hash that the test of it checks."""
+        rated = self.ratings["old"]
+        if not self.config.train.validation_share:
+            return rated
+        is_out = are_held_out(0, np.array(list(rated)), 0.5, VALIDATION_SEED)
+        assert set(is_out.tolist()) == {True, False}
+        return {k: r for (k, r), out in zip(rated.items(), is_out, strict=True) if not out}
+
     def solve(self, rated: dict[int, float], latest: datetime) -> np.ndarray:
         """Return the exact vector of a user, by the reference."""
         config = self.config.train
-        kept = {k: r for k, r in rated.items() if config.loss not in ("implicit",) or r >= 3}
+        kept = {k: r for k, r in rated.items() if config.loss != "implicit" or r >= 3}
         values, weights = list(kept.values()), None
         if config.loss == "logistic":
             values = [float(r >= 3) for r in values]
