@@ -248,7 +248,6 @@ def test_new_ratings_that_are_not_there_or_cannot_be_read_are_refused(
     make_context: MakeContext, tmp_path: Path
 ) -> None:
     context = make_context(recommend={"new_ratings": [str(tmp_path / "absent.csv")]})
-    SmallRun(context)
     with pytest.raises(ConfigError, match=r"no input file was found\n  where: recommend\.new_ratings"):
         stage.run(context)
     (tmp_path / "absent.csv").write_text("user_id,item_id,rating\nu0,i1,many\n")
