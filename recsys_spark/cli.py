@@ -21,13 +21,17 @@ from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
 from recsys_spark.errors import ConfigError, RecsysError, error_from_reader, error_from_worker
 from recsys_spark.ingest.headers import list_inputs, require_event_times
+from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
 from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import require_done, run_stages, stages
 from recsys_spark.progress import JsonLines, Progress, configure_logging
 from recsys_spark.publication_log import current_publication
+from recsys_spark.report.explanation import explain_user
 from recsys_spark.report.plan_table import print_plan
+from recsys_spark.report.stored_run import StoredRun
 from recsys_spark.report.summary import print_summary
 from recsys_spark.report.user_page import print_user, read_user
+from recsys_spark.report.why_page import print_why, shown_ids
 from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
 from recsys_spark.session import build_session
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
@@ -136,11 +140,15 @@ def _inputs(
         earlier = [stage for stage in stages() if stage.name in stages([first_stage])[0].needs]
         return [file for stage in earlier for table in stage.tables for file in storage.find(run.table_path(table))]
     beside = [found for where, file in config.files.items() for found in list_table_files(file, where, spark)]
+    if config.recommend.new_ratings is not None:
+        beside += list_inputs(config.new_ratings_input, spark, NEW_RATINGS_SETTING)
     return list_inputs(config.input, spark) + beside
 
 
 def _all_local(config: PipelineConfig) -> bool:
     beside = [file.path for file in config.files.values()]
+    if config.recommend.new_ratings is not None:
+        beside += config.new_ratings_input.paths
     return all(is_local(path) for path in (*config.input.paths, config.output.path, *beside))
 
 
@@ -184,6 +192,31 @@ def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | N
     console = _console()
     console.print(f"entry {entry.number}, run {entry.run_id}, published {entry.published_at}", highlight=False)
     print_user(console, read_user(entry.run(root), storage, user_id, spark), longest_history=30)
+
+
+@cli.command(epilog=_EXIT_CODES)
+@click.argument("user_id")
+@click.option("--item", "item_id", metavar="ID", help="The item to explain, listed or not; default: the whole list.")
+@click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML).")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
+@click.option("--date", metavar="DAY", help="The table published for this day; default: the current one.")
+def why(user_id: str, item_id: str | None, config_path: str, overrides: Sequence[str], date: str | None) -> None:
+    """Say why a user gets the published list, or why an item stands where it does, or not at all.
+
+    Each past rating's part of a score, which add up to it; what each filter removed; the position by score.
+    """
+    configure_logging("text")
+    config = load_config(config_path, overrides)
+    day = parse_interval(date, None, None)
+    root = config.output.path
+    spark = None if is_local(root) else build_session(f"recsys-why-{config.name}")
+    storage = storage_for(root, spark)
+    entry = current_publication(root, storage, day.start.date().isoformat() if day else None)
+    stored = StoredRun.open(entry.run(root), storage, spark)
+    explained = explain_user(stored, user_id, item_id)
+    console = _console()
+    console.print(f"entry {entry.number}, run {entry.run_id}, published {entry.published_at}", highlight=False)
+    print_why(console, explained, stored.titles(shown_ids(explained)), in_full=item_id is not None)
 
 
 @cli.command(epilog=_EXIT_CODES)

@@ -252,6 +252,24 @@ class MmrConfig(_Section):
     pool: int = Field(default=50, ge=1, le=10_000, description="how many of the user's best items are chosen from")
 
 
+class SegmentFile(TableFile):
+    """The segment of each user, such as a country; users that no rating knows get lists too."""
+
+    user: str = "user_id"
+    segment: str = "segment"
+
+
+class PopularityConfig(_Section):
+    """What users without a vector get: the items with the most ratings, in their segment or overall."""
+
+    half_life_days: float | None = Field(
+        default=None, gt=0, le=1e6, description="a rating counts half after so many days; null: all count 1"
+    )
+    min_segment_ratings: int = Field(
+        default=100, ge=1, description="a segment with fewer ratings gets what is popular overall"
+    )
+
+
 class RecommendConfig(_Section):
     """The lists, and which items may stand in them."""
 
@@ -274,6 +292,13 @@ class RecommendConfig(_Section):
     popularity_damping: float = Field(
         default=0.0, ge=0, le=1e6, description="scores lose so much times log(1 + ratings of the item); 0: nothing"
     )
+    new_ratings: str | list[str] | None = Field(
+        default=None,
+        description="ratings since the log, in the format of `input`: a file, folder or glob, or several; their users "
+        "are folded in",
+    )
+    segments: SegmentFile | None = None
+    popularity: PopularityConfig = PopularityConfig()
     rows: bool = Field(default=False, description="also write recommendation_rows, one row per entry")
 
     @pydantic.field_validator("seen_since", "on_date", mode="before")
@@ -285,7 +310,7 @@ class RecommendConfig(_Section):
     @property
     def files(self) -> dict[str, TableFile]:
         """The configured tables by where they are configured."""
-        named = {f"recommend.{name}": getattr(self, name) for name in ("deny", "allow", "blocks")}
+        named = {f"recommend.{name}": getattr(self, name) for name in ("deny", "allow", "blocks", "segments")}
         return {where: file for where, file in named.items() if file is not None}
 
     @model_validator(mode="after")
@@ -294,6 +319,8 @@ class RecommendConfig(_Section):
             raise ValueError("seen_since needs exclude_seen: true")
         if self.mmr is not None and self.mmr.pool < self.n:
             raise ValueError(f"mmr.pool must be at least n, {self.n}")
+        if self.new_ratings is not None and not (self.new_ratings and all(self.new_ratings)):
+            raise ValueError("new_ratings must name at least one file, folder or glob, or be null")
         return self
 
 
@@ -346,6 +373,8 @@ class PipelineConfig(_Section):
             raise ValueError("train.half_life_days needs input.columns.timestamp")
         if self.recommend.seen_since is not None and self.input.columns.timestamp is None:
             raise ValueError("recommend.seen_since needs input.columns.timestamp")
+        if self.recommend.popularity.half_life_days is not None and self.input.columns.timestamp is None:
+            raise ValueError("recommend.popularity.half_life_days needs input.columns.timestamp")
         if self.recommend.seen_since is not None and self.ingest.duplicates == "first":
             # The first rating's time would hide that the item was rated again since.
             raise ValueError("recommend.seen_since needs the latest event times: not ingest.duplicates: first")
@@ -366,6 +395,11 @@ class PipelineConfig(_Section):
         if mmr is not None and mmr.pool < self.evaluate.n and self.evaluate.holdout_share > 0:
             raise ValueError(f"recommend.mmr.pool must be at least evaluate.n, {self.evaluate.n}")
         return self
+
+    @property
+    def new_ratings_input(self) -> InputConfig:
+        """The log of the ratings that came after the others; ``recommend.new_ratings`` has to be set."""
+        return self.input.model_copy(update={"path": self.recommend.new_ratings})
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the content of the tables."""

@@ -106,6 +106,7 @@ RATINGS = Table(
     ),
     ("user_id", "item_id"),
 )
+NEW_RATINGS = Table("new_ratings", RATINGS.schema, RATINGS.key)
 QUARANTINE = Table(
     "quarantine",
     StructType(
@@ -117,6 +118,7 @@ QUARANTINE = Table(
     ),
     (),
 )
+NEW_QUARANTINE = Table("new_quarantine", QUARANTINE.schema, QUARANTINE.key)
 CATALOGUE = Table(
     "catalogue",
     StructType(
@@ -134,6 +136,7 @@ CATALOGUE = Table(
 )
 USER_INDEX = Table("user_index", StructType([_USER_ID, _USER_INDEX]), ("user_id",))
 ITEM_INDEX = Table("item_index", StructType([_ITEM_ID, _ITEM_INDEX]), ("item_id",))
+NEW_USERS = Table("new_users", USER_INDEX.schema, USER_INDEX.key)
 INDEXED_RATINGS = Table(
     "indexed_ratings",
     StructType(
@@ -159,13 +162,14 @@ def _factor_columns() -> list[StructField]:
 
 USER_FACTORS = Table("user_factors", StructType([_USER_ID, _USER_INDEX, *_factor_columns()]), ("user_id",))
 ITEM_FACTORS = Table("item_factors", StructType([_ITEM_ID, _ITEM_INDEX, *_factor_columns()]), ("item_id",))
+FOLDED_FACTORS = Table("folded_factors", USER_FACTORS.schema, USER_FACTORS.key)
 # A reader of one user reads one row group: some thousands of lists, a few milliseconds.
 _POINT_READ_BYTES = 1 << 20
 _ENTRY = [
     _column("item_id", StringType(), "the caller's id, unchanged"),
     _column("score", FloatType(), "what the list is sorted by"),
     _column("position", IntegerType(), "place in the list, from 1"),
-    _column("source", StringType(), "what made the entry: cf or popular"),
+    _column("source", StringType(), "what made the entry: cf, fold_in, segment_popular or popular"),
 ]
 _ORIGIN = [
     _column("generated_at", TimestampType(), "when the recommend stage began, UTC"),
@@ -180,7 +184,7 @@ RECOMMENDATIONS = Table(
             _column(
                 "recommendations",
                 ArrayType(StructType([StructField(field.name, field.dataType, True) for field in _ENTRY]), True),
-                "best first, ties by item_id; source says what made the entry: cf or popular",
+                "best first, ties by item_id; source says what made the entry: cf, fold_in, segment_popular or popular",
             ),
             _column(
                 "short_reason",
@@ -205,6 +209,19 @@ ITEM_ELIGIBILITY = Table(
     ("item_id",),
 )
 USER_BLOCKS = Table("user_blocks", StructType([_USER_ID, _ITEM_ID]), ("user_id", "item_id"))
+_SEGMENT = _column("segment", StringType(), "the caller's name of the segment, unchanged")
+USER_SEGMENTS = Table("user_segments", StructType([_USER_ID, _SEGMENT]), ("user_id",))
+POPULARITY = Table(
+    "popularity",
+    StructType(
+        [
+            _column("segment", StringType(), "the segment whose ratings were counted; null: all"),
+            _ITEM_ID,
+            _column("popularity", DoubleType(), "its ratings, older ones counting less where there is a half-life"),
+        ]
+    ),
+    ("segment", "item_id"),
+)
 METRICS = Table(
     "metrics",
     StructType(

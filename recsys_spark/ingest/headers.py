@@ -33,7 +33,7 @@ class CsvLayout:
     positions: dict[str, int]
 
 
-def list_inputs(config: InputConfig, spark: SparkSession | None = None) -> list[FileStatus]:
+def list_inputs(config: InputConfig, spark: SparkSession | None = None, where: str = "input.path") -> list[FileStatus]:
     """Return the files of all configured input paths, each once.
 
     Parameters
@@ -41,6 +41,8 @@ def list_inputs(config: InputConfig, spark: SparkSession | None = None) -> list[
     config : InputConfig
     spark : SparkSession, optional
         Needed where an input is not on the local file system.
+    where : str
+        The setting that names the paths.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def list_inputs(config: InputConfig, spark: SparkSession | None = None) -> list[
         if not found:
             raise ConfigError(
                 "no input file was found",
-                where="input.path",
+                where=where,
                 got=path,
                 remedy="check the spelling and the working directory; names that start with _ or . are not read",
             )
@@ -61,7 +63,7 @@ def list_inputs(config: InputConfig, spark: SparkSession | None = None) -> list[
     if len({is_local(path) for path in config.paths}) > 1:
         raise ConfigError(
             "inputs must be on one storage",
-            where="input.path",
+            where=where,
             got=", ".join(config.paths),
             remedy="copy them to one place, or run one pipeline for each",
         )

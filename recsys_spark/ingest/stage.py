@@ -8,6 +8,7 @@ from typing import Any
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
+from recsys_spark.config import InputConfig
 from recsys_spark.errors import ContractError
 from recsys_spark.ingest.catalogue import read_catalogue
 from recsys_spark.ingest.duplicates import merge_duplicates
@@ -20,13 +21,26 @@ from recsys_spark.ingest.validate import (
     in_interval,
     without_first_headers,
 )
+from recsys_spark.interval import Interval
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import FileStatus, join, storage_for
 from recsys_spark.table_files import read_table_file
-from recsys_spark.tables import CATALOGUE, QUARANTINE, RATINGS
+from recsys_spark.tables import CATALOGUE, NEW_QUARANTINE, NEW_RATINGS, QUARANTINE, RATINGS, Table
 
 TABLES = (RATINGS, QUARANTINE, CATALOGUE)
+NEW_RATINGS_SETTING = "recommend.new_ratings"
 _CHECKED_ROWS = "_checked_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """Where the rows of a log go: those that are ratings, and those that are not."""
+
+    ratings: Table
+    quarantine: Table
+
+
+_LOG, _NEW_LOG = _Log(RATINGS, QUARANTINE), _Log(NEW_RATINGS, NEW_QUARANTINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,44 +85,71 @@ def run(context: StageContext) -> dict[str, Any]:
     for where, file in config.files.items():
         # Before the long work: a misspelt path or column should not cost a night.
         read_table_file(context.spark, file, where, file.columns)
-    files = list_inputs(config.input, context.spark)
-    work = join(context.run.path, _CHECKED_ROWS)
-    context.storage.remove(work)
-    _read_and_check(context, files).write.mode("error").parquet(work)
-    checked = without_first_headers(context.spark.read.parquet(work))
-
-    outside = ~in_interval(context.interval) if context.interval else F.lit(False)
-    covered = checked.where(~outside)
-    context.write(QUARANTINE, covered.where("reason is not null"))
-    _write_ratings(context, covered.where("reason is null"))
-
+    if config.recommend.new_ratings is not None:
+        list_inputs(config.new_ratings_input, context.spark, NEW_RATINGS_SETTING)
+    details = _read_log(context, config.input, _LOG, context.interval)
     if config.catalogue is not None:
         context.write(CATALOGUE, read_catalogue(context.spark, config.catalogue))
-
-    details = _count(context, files, checked.withColumn("outside", outside))
-    context.storage.remove(work)
-    _report(context, details)
-    _check_totals(context, details)
+    _report(context, details, "ingest")
+    _check_totals(context, details, _LOG)
     return details
 
 
-def _read_and_check(context: StageContext, files: list[FileStatus]) -> DataFrame:
-    config = context.config
+def ingest_new_ratings(context: StageContext) -> dict[str, Any]:
+    """Read ``recommend.new_ratings``, in the format of the log, into ``new_ratings`` and ``new_quarantine``.
+
+    For a later stage; as `run`, whatever the interval of the run. There may be no row.
+
+    Returns
+    -------
+    dict
+        As that of `run`.
+
+    Raises
+    ------
+    ConfigError, ContractError
+        As `run`.
+    """
+    details = _read_log(context, context.config.new_ratings_input, _NEW_LOG, None)
+    _report(context, details, "new ratings")
+    if details["totals"]["rows_in"]:
+        _check_totals(context, details, _NEW_LOG)
+    return details
+
+
+def _read_log(context: StageContext, config: InputConfig, log: _Log, interval: Interval | None) -> dict[str, Any]:
+    """Read a log into its two tables and count where its rows went."""
+    files = list_inputs(config, context.spark, "input.path" if log is _LOG else NEW_RATINGS_SETTING)
+    work = join(context.run.path, _CHECKED_ROWS)
+    context.storage.remove(work)
+    _read_and_check(context, config, files).write.mode("error").parquet(work)
+    checked = without_first_headers(context.spark.read.parquet(work))
+    outside = ~in_interval(interval) if interval else F.lit(False)
+    covered = checked.where(~outside)
+    context.write(log.quarantine, covered.where("reason is not null"))
+    _write_ratings(context, covered.where("reason is null"), log.ratings)
+    details = _count(context, files, checked.withColumn("outside", outside), log)
+    context.storage.remove(work)
+    return details
+
+
+def _read_and_check(context: StageContext, input_config: InputConfig, files: list[FileStatus]) -> DataFrame:
     storage = storage_for(files[0].path, context.spark)
-    checked = check_rows(read_raw_rows(context.spark, config.input, storage, files), config.input, config.ingest)
+    rows = read_raw_rows(context.spark, input_config, storage, files)
+    checked = check_rows(rows, input_config, context.config.ingest)
     # The text of good rows is not needed again; that of bad ones is what quarantine is for.
     return checked.withColumn("raw", F.when(F.col("reason").isNotNull(), F.col("raw")))
 
 
-def _write_ratings(context: StageContext, good: DataFrame) -> None:
-    """Merge duplicates and write ``ratings``; while rows are shuffled, files go by number instead of name."""
+def _write_ratings(context: StageContext, good: DataFrame, table: Table) -> None:
+    """Merge duplicates and write the ratings; while rows are shuffled, files go by number instead of name."""
     names = sorted(row["source_file"] for row in good.select("source_file").distinct().collect())
     numbers = F.broadcast(context.spark.createDataFrame(list(enumerate(names)), "file_number int, source_file string"))
     merged = merge_duplicates(good.join(numbers, "source_file"), context.config.ingest.duplicates)
-    context.write(RATINGS, merged.join(numbers, "file_number"))
+    context.write(table, merged.join(numbers, "file_number"))
 
 
-def _count(context: StageContext, files: list[FileStatus], checked: DataFrame) -> dict[str, Any]:
+def _count(context: StageContext, files: list[FileStatus], checked: DataFrame, log: _Log) -> dict[str, Any]:
     """Count where the rows of each file went, from the tables as they were written."""
     seen = _by_file(
         checked.groupBy("source_file").agg(
@@ -116,9 +157,9 @@ def _count(context: StageContext, files: list[FileStatus], checked: DataFrame) -
             F.count_if(F.col("outside")).alias("outside_interval"),
         )
     )
-    accepted = _by_file(context.read(RATINGS).groupBy("source_file").agg(F.count("*").alias("accepted")))
-    set_aside = context.read(QUARANTINE).groupBy("source_file", "reason").count().collect()
-    merged_away = context.read(RATINGS).agg(F.sum(F.col("n_merged") - 1)).head()
+    accepted = _by_file(context.read(log.ratings).groupBy("source_file").agg(F.count("*").alias("accepted")))
+    set_aside = context.read(log.quarantine).groupBy("source_file", "reason").count().collect()
+    merged_away = context.read(log.ratings).agg(F.sum(F.col("n_merged") - 1)).head()
     counts = []
     for path in sorted(seen.keys() | {_plain_path(file.path) for file in files}):
         rows_in = _get(seen, path, "rows_in")
@@ -166,19 +207,19 @@ def _plain_path(path: str) -> str:
     return "/" + path.removeprefix("file:").lstrip("/") if path.startswith("file:") else path
 
 
-def _report(context: StageContext, details: dict[str, Any]) -> None:
+def _report(context: StageContext, details: dict[str, Any], title: str) -> None:
     totals = details["totals"]
     context.progress.say(
-        f"ingest: {totals['rows_in']:,} rows in = {totals['accepted']:,} accepted + {totals['merged']:,} merged "
+        f"{title}: {totals['rows_in']:,} rows in = {totals['accepted']:,} accepted + {totals['merged']:,} merged "
         f"duplicates + {totals['quarantined']:,} quarantined",
         **totals,
     )
     for reason, count in details["reasons"].items():
         if count:
-            context.progress.say(f"ingest: quarantined {count:,}: {reason} ({REASONS[reason]})")
+            context.progress.say(f"{title}: quarantined {count:,}: {reason} ({REASONS[reason]})")
 
 
-def _check_totals(context: StageContext, details: dict[str, Any]) -> None:
+def _check_totals(context: StageContext, details: dict[str, Any], log: _Log) -> None:
     totals = details["totals"]
     share = totals["quarantined"] / totals["rows_in"] if totals["rows_in"] else 0.0
     allowed = context.config.ingest.max_quarantined_share
@@ -187,16 +228,16 @@ def _check_totals(context: StageContext, details: dict[str, Any]) -> None:
         what = "no rating is left" if totals["accepted"] == 0 else "too many rows were quarantined"
         raise ContractError(
             what,
-            where=context.run.table_path(QUARANTINE),
+            where=context.run.table_path(log.quarantine),
             got=f"{totals['quarantined']:,} of {totals['rows_in']:,} rows set aside ({reasons or 'none'})"
-            + _samples(context),
+            + _samples(context, log),
             allowed=f"ingest.max_quarantined_share: {allowed:g}, and at least one good row",
             remedy=_remedy(details, totals),
         )
 
 
-def _samples(context: StageContext) -> str:
-    rows = context.read(QUARANTINE).select("reason", F.substring("raw", 1, 120).alias("raw")).limit(3).collect()
+def _samples(context: StageContext, log: _Log) -> str:
+    rows = context.read(log.quarantine).select("reason", F.substring("raw", 1, 120).alias("raw")).limit(3).collect()
     return "".join(f"\n    {row['reason']}: {row['raw']!r}" for row in rows)
 
 

@@ -15,10 +15,10 @@ from pyspark.sql import DataFrame
 from recsys_spark import __version__
 from recsys_spark.publication_log import publish_run
 from recsys_spark.publish.gate import check_categories, check_recommendations, require_all
-from recsys_spark.recommend import item_categories, seen_ratings
+from recsys_spark.recommend import item_categories, listed_users, rated_pairs, seen_ratings
 from recsys_spark.run_directory import STAGES, StageContext
 from recsys_spark.storage import join, read_json
-from recsys_spark.tables import CATALOGUE, ITEM_ELIGIBILITY, RATINGS, RECOMMENDATIONS, USER_BLOCKS, USER_INDEX, Table
+from recsys_spark.tables import CATALOGUE, ITEM_ELIGIBILITY, RECOMMENDATIONS, USER_BLOCKS, Table
 
 TABLES: tuple[Table, ...] = ()
 
@@ -38,7 +38,7 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     checks = check_recommendations(
         context.read(RECOMMENDATIONS),
-        context.read(USER_INDEX),
+        listed_users(context),
         context.read(ITEM_ELIGIBILITY),
         _hidden_pairs(context),
         context.config.recommend.n,
@@ -59,7 +59,7 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def _hidden_pairs(context: StageContext) -> dict[str, DataFrame]:
-    seen = seen_ratings(context.read(RATINGS), context.config.recommend)
+    seen = seen_ratings(rated_pairs(context), context.config.recommend)
     hidden = {} if seen is None else {"items the user has already rated": seen}
     if context.config.recommend.blocks is not None:
         hidden["items that are blocked for the user"] = context.read(USER_BLOCKS)

@@ -3,11 +3,14 @@
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.eligibility import seen_ratings
 from recsys_spark.recommend.lists import users_with_history, write_lists
+from recsys_spark.recommend.new_ratings import listed_users, rated_pairs
 from recsys_spark.recommend.variety import item_categories, read_categories, with_variety
 
 __all__ = [
     "Candidates",
     "item_categories",
+    "listed_users",
+    "rated_pairs",
     "read_categories",
     "seen_ratings",
     "users_with_history",

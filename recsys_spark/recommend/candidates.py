@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.recommend.popularity import SegmentPopularity
 from recsys_spark.recommend.variety import BY_SCORE, Variety
 
 
@@ -30,6 +31,8 @@ class Candidates:
     biases : bool
     as_probability : bool
         Whether scores are log-odds, to be told as probabilities.
+    segments : SegmentPopularity or None
+        Popularity in segments of users.
     variety : Variety
         What beside the scores decides the lists.
     """
@@ -42,6 +45,7 @@ class Candidates:
     biases: bool
     as_probability: bool = False
     variety: Variety = BY_SCORE
+    segments: SegmentPopularity | None = None
 
     @classmethod
     def from_items(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.recommend.new_ratings import listed_users
 from recsys_spark.table_files import read_ids
-from recsys_spark.tables import CATALOGUE, ITEM_INDEX, USER_INDEX
+from recsys_spark.tables import CATALOGUE, ITEM_INDEX
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
@@ -102,15 +103,15 @@ def _day(name: str) -> Column:
 def read_user_blocks(context: StageContext) -> tuple[DataFrame | None, dict[str, int]]:
     """Return the pairs that must not be recommended, ``user_id, item_id``, or None where there are none.
 
-    Pairs of users or items that are not in the index can do nothing: they are counted, told, and left out. Two
-    joins of the pairs.
+    Pairs of users who get no list or of items that are not in the index can do nothing: they are counted, told, and
+    left out. Two joins of the pairs.
     """
     file = context.config.recommend.blocks
     if file is None:
         return None, {}
     pairs = read_ids(context.spark, file, "recommend.blocks", {"user": file.user, "item": file.item})
     named = pairs.distinct().select(F.col("user").alias("user_id"), F.col("item").alias("item_id"))
-    users, items = (context.read(table).select(table.key[0]) for table in (USER_INDEX, ITEM_INDEX))
+    users, items = listed_users(context).select("user_id"), context.read(ITEM_INDEX).select("item_id")
     unknown_users = named.select("user_id").distinct().join(users, "user_id", "left_anti")
     unknown_items = named.select("item_id").distinct().join(items, "item_id", "left_anti")
     unknown = {

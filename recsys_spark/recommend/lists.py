@@ -15,6 +15,7 @@ from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from recsys_spark.kernels.losses import sigmoid
 from recsys_spark.recommend.candidates import Candidates
+from recsys_spark.recommend.popularity import SEGMENT_POPULAR
 from recsys_spark.recommend.variety import Variety, best_items
 from recsys_spark.session import default_parallelism
 from recsys_spark.shared_value import SharedValue, shared
@@ -31,29 +32,35 @@ def users_with_history(users: DataFrame, factors: DataFrame, hidden: DataFrame |
     Parameters
     ----------
     users : DataFrame
-        ``user_index`` and a label column ``user``, one row per user who gets a list.
+        ``user_index`` and a label column ``user``, one row per user who gets a list; optionally ``segment int``.
     factors : DataFrame
-        ``user_index, factors, bias``; users without a row get popular items.
+        ``user_index, factors, bias``, optionally ``source``; users without a row get popular items.
     hidden : DataFrame or None
         ``user_index, item_index`` of what must not be listed: seen or blocked; pairs may repeat.
 
     Returns
     -------
     DataFrame
-        ``user, factors, bias, hidden array<int>``; nulls where there is nothing.
+        ``user, factors, bias, hidden array<int>``, and ``segment`` and ``source`` where given; nulls where there is
+        nothing.
 
     Notes
     -----
     Shuffles: the hidden pairs by user, the joins, and one of the result over all cores.
     """
     tasks = _TASKS_PER_CORE * default_parallelism(users.sparkSession)
-    joined = users.join(factors.select("user_index", "factors", "bias"), "user_index", "left")
+    optional = [name for name in ("segment", "source") if name in (*users.columns, *factors.columns)]
+    joined = users.join(factors.select("user_index", *_columns_of(factors)), "user_index", "left")
     if hidden is not None:
         by_user = hidden.groupBy("user_index").agg(F.collect_list("item_index").alias("hidden"))
         joined = joined.join(by_user, "user_index", "left")
     else:
         joined = joined.withColumn("hidden", F.lit(None).cast("array<int>"))
-    return joined.repartition(tasks, "user_index").select("user", "factors", "bias", "hidden")
+    return joined.repartition(tasks, "user_index").select("user", "factors", "bias", "hidden", *optional)
+
+
+def _columns_of(factors: DataFrame) -> list[str]:
+    return [name for name in ("factors", "bias", "source") if name in factors.columns]
 
 
 def write_lists(users: DataFrame, candidates: Candidates, *, n: int, path: str) -> None:
@@ -88,26 +95,43 @@ def write_lists(users: DataFrame, candidates: Candidates, *, n: int, path: str) 
 def rank_users(
     batches: Iterator[pa.RecordBatch], candidates: SharedValue[Candidates], n: int
 ) -> Iterator[pa.RecordBatch]:
-    """Worker: users with vectors and histories -> their lists; those without vectors get popular items."""
+    """Worker: users with vectors and histories -> their lists; those without vectors get what is popular for them."""
     for batch in batches:
         users_at_once = max(1, _ENTRIES_AT_ONCE // candidates.value.variety.places(n))
         for first in range(0, batch.num_rows, users_at_once):
             users = batch.slice(first, users_at_once)
             has_vector = pc.is_valid(users["factors"])
-            for source, chosen in ((CF, has_vector), (POPULAR, pc.invert(has_vector))):
-                part = users.filter(chosen)
-                if part.num_rows:
-                    yield _ranked(part, candidates.value, n, source)
+            if (with_vectors := users.filter(has_vector)).num_rows:
+                yield _ranked(with_vectors, candidates.value, n, CF)
+            for segment, part in _by_segment(users.filter(pc.invert(has_vector))):
+                yield _ranked(part, candidates.value, n, POPULAR, segment)
 
 
-def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa.RecordBatch:
+def _by_segment(users: pa.RecordBatch) -> Iterator[tuple[int | None, pa.RecordBatch]]:
+    """Split users by segment; None: they have none with a popularity of its own."""
+    if "segment" not in users.schema.names:
+        if users.num_rows:
+            yield None, users
+        return
+    for segment in users["segment"].unique().to_pylist():
+        is_in = pc.is_null(users["segment"]) if segment is None else pc.equal(users["segment"], segment)
+        yield segment, users.filter(is_in)
+
+
+def _ranked(
+    users: pa.RecordBatch, items: Candidates, n: int, source: str, segment: int | None = None
+) -> pa.RecordBatch:
+    is_own: BoolArray | None = None
     hidden_indptr, hidden_columns = _hidden_columns(users["hidden"], items.column_of_index)
     if source == CF:
         user_vectors = vectors_from_columns(users["factors"], users["bias"], biases=items.biases)
         item_vectors, biases, mean = items.vectors, items.biases, items.global_mean
     else:
         # Popularity is a model of width 1 with nothing but item biases: the number of ratings.
-        user_vectors, item_vectors = np.zeros((users.num_rows, 1), np.float32), items.popularity[:, None]
+        popularity = items.popularity
+        if segment is not None and items.segments is not None:
+            popularity, is_own = items.segments.scores(segment, popularity)
+        user_vectors, item_vectors = np.zeros((users.num_rows, 1), np.float32), popularity[:, None]
         biases, mean = True, 0.0
     columns, scores = best_items(
         items,
@@ -124,7 +148,17 @@ def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa
         columns, scores = in_order(columns, sigmoid(scores))
     n_found = (columns >= 0).sum(axis=1)
     n_hidden = _distinct_counts(hidden_indptr, hidden_columns, n_found < n)
-    return _list_batch(users["user"], columns, scores, items, source, n_hidden)
+    return _list_batch(users["user"], columns, scores, items, _sources(users, columns, source, is_own), n_hidden)
+
+
+def _sources(users: pa.RecordBatch, columns: Int32Array, source: str, is_own: BoolArray | None) -> pa.Array:
+    """Return what made each entry of (m, n) lists, padded with -1; ``is_own``: items that a segment has rated."""
+    filled = columns >= 0
+    if is_own is not None:
+        return pc.if_else(pa.array(is_own[columns[filled]]), SEGMENT_POPULAR, source)
+    if source == CF and "source" in users.schema.names:
+        return pc.fill_null(users["source"], CF).take(pa.array(np.nonzero(filled)[0]))
+    return pa.repeat(pa.scalar(source), int(filled.sum()))
 
 
 def in_order(columns: Int32Array, scores: Float32Array) -> tuple[Int32Array, Float32Array]:
@@ -144,7 +178,12 @@ def _hidden_columns(hidden: pa.ListArray, column_of_index: Int32Array) -> tuple[
 
 
 def _list_batch(
-    labels: pa.Array, columns: Int32Array, scores: Float32Array, items: Candidates, source: str, n_hidden: Int64Array
+    labels: pa.Array,
+    columns: Int32Array,
+    scores: Float32Array,
+    items: Candidates,
+    sources: pa.Array,
+    n_hidden: Int64Array,
 ) -> pa.RecordBatch:
     """Turn (m, n) arrays, padded with -1, into one list of structs per user."""
     filled = columns >= 0
@@ -156,7 +195,7 @@ def _list_batch(
             items.labels.take(pa.array(columns[filled])),
             pa.array(scores[filled]),
             pa.array(positions),
-            pa.repeat(pa.scalar(source), len(positions)),
+            sources,
         ],
         names=["item_id", "score", "position", "source"],
     )

@@ -12,37 +12,56 @@ from recsys_spark.errors import ContractError
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.eligibility import read_eligibility, read_user_blocks, seen_ratings
+from recsys_spark.recommend.fold_in import vectors_of_users
 from recsys_spark.recommend.lists import users_with_history, write_lists
+from recsys_spark.recommend.new_ratings import all_indexed_ratings, listed_users
+from recsys_spark.recommend.newcomers import with_popularity, write_newcomers
+from recsys_spark.recommend.popularity import with_segments
 from recsys_spark.recommend.variety import count_without_category, read_categories, with_variety
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.table_files import list_table_files
 from recsys_spark.tables import (
-    INDEXED_RATINGS,
+    FOLDED_FACTORS,
     ITEM_ELIGIBILITY,
     ITEM_FACTORS,
     ITEM_INDEX,
+    NEW_QUARANTINE,
+    NEW_RATINGS,
+    NEW_USERS,
+    POPULARITY,
     RECOMMENDATION_ROWS,
     RECOMMENDATIONS,
     USER_BLOCKS,
-    USER_FACTORS,
-    USER_INDEX,
+    USER_SEGMENTS,
 )
 
-TABLES = (RECOMMENDATIONS, RECOMMENDATION_ROWS, ITEM_ELIGIBILITY, USER_BLOCKS)
+TABLES = (
+    RECOMMENDATIONS,
+    RECOMMENDATION_ROWS,
+    ITEM_ELIGIBILITY,
+    USER_BLOCKS,
+    NEW_RATINGS,
+    NEW_QUARANTINE,
+    NEW_USERS,
+    FOLDED_FACTORS,
+    USER_SEGMENTS,
+    POPULARITY,
+)
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Write the best items of every user of the index.
+    """Write the best items of every user of the index, and of those that only new ratings or segments name.
 
-    The item factors are collected on the driver and sent to every task. For shuffles see
-    ``users_with_history``.
+    Users with new ratings are folded in; users without a vector get what is popular. The item factors are collected
+    on the driver and sent to every task. For shuffles see ``users_with_history``.
 
     Returns
     -------
     dict
         ``n_users``, ``n_candidates``, ``n_short_lists``, how many lists each source made, how many items each
-        filter removed, how many ids of each filter's table are unknown, and the files of those tables.
+        filter removed, how many ids of each filter's table are unknown, the files of those tables, and what came of the
+        new ratings.
 
     Raises
     ------
@@ -51,11 +70,13 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     config = context.config.recommend
     started = datetime.now(UTC)
+    newcomers = write_newcomers(context)
     filters = _write_filters(context)
-    candidates = with_variety(_candidates(context, filters["removed_items"]), read_categories(context), config)
+    varied = with_variety(_candidates(context, filters["removed_items"]), read_categories(context), config)
+    candidates, segments = with_popularity(context, varied)
     users = users_with_history(
-        context.read(USER_INDEX).withColumnRenamed("user_id", "user"),
-        context.read(USER_FACTORS),
+        with_segments(listed_users(context), context, segments).withColumnRenamed("user_id", "user"),
+        vectors_of_users(context),
         _hidden_pairs(context),
     )
     work = join(context.run.path, "_lists")
@@ -70,7 +91,8 @@ def run(context: StageContext) -> dict[str, Any]:
         rows = context.read(RECOMMENDATIONS).select("*", entries).select("*", "entry.*")
         rows = rows.repartitionByRange("user_id").sortWithinPartitions("user_id", "position")
         context.write(RECOMMENDATION_ROWS, rows)
-    return _count(context, len(candidates.labels)) | filters | count_without_category(context, candidates)
+    counts = _count(context, len(candidates.labels)) | filters | newcomers
+    return counts | count_without_category(context, candidates)
 
 
 def _with_origin(context: StageContext, lists: DataFrame, started: datetime) -> DataFrame:
@@ -105,12 +127,12 @@ def _write_filters(context: StageContext) -> dict[str, Any]:
 def _hidden_pairs(context: StageContext) -> DataFrame | None:
     """Return ``user_index, item_index`` of what must not be listed: seen items and blocked ones."""
     columns = ("user_index", "item_index")
-    hidden = seen_ratings(context.read(INDEXED_RATINGS), context.config.recommend)
+    hidden = seen_ratings(all_indexed_ratings(context), context.config.recommend)
     if hidden is not None:
         hidden = hidden.select(*columns)
     if context.config.recommend.blocks is not None:
         named = context.read(USER_BLOCKS)
-        blocks = named.join(context.read(USER_INDEX), "user_id").join(context.read(ITEM_INDEX), "item_id")
+        blocks = named.join(listed_users(context), "user_id").join(context.read(ITEM_INDEX), "item_id")
         hidden = blocks.select(*columns) if hidden is None else hidden.unionByName(blocks.select(*columns))
     return hidden
 

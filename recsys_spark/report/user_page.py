@@ -16,7 +16,7 @@ from rich.table import Table as Grid
 from recsys_spark.errors import ContractError
 from recsys_spark.run_directory import Run
 from recsys_spark.storage import LocalStorage, Storage, local_path
-from recsys_spark.tables import CATALOGUE, RATINGS, RECOMMENDATIONS, Table
+from recsys_spark.tables import CATALOGUE, NEW_RATINGS, RATINGS, RECOMMENDATIONS, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,19 @@ def read_user(run: Run, storage: Storage, user_id: str, spark: SparkSession | No
             got=repr(user_id),
             remedy="ids are compared exactly: check case, leading zeros and spaces",
         )
-    history = _rows(run, RATINGS, "user_id", [user_id], reader)
+    history = _history(run, storage, user_id, reader)
     history.sort(key=lambda row: (-row["rating"], row["item_id"]))
     recommendations = lists[0]["recommendations"]
     shown = [row["item_id"] for row in (*history, *recommendations)]
     titles = _titles(run, shown, reader) if storage.exists(run.table_path(CATALOGUE)) else {}
     return UserPage(user_id, history, recommendations, lists[0]["short_reason"], titles)
+
+
+def _history(run: Run, storage: Storage, user_id: str, reader: SparkSession | None) -> list[dict[str, Any]]:
+    """Return the user's ratings, new ones in the place of old ones."""
+    tables = [table for table in (RATINGS, NEW_RATINGS) if storage.exists(run.table_path(table))]
+    rows = [row for table in tables for row in _rows(run, table, "user_id", [user_id], reader)]
+    return list({row["item_id"]: row for row in rows}.values())
 
 
 def _titles(run: Run, item_ids: Sequence[str], spark: SparkSession | None) -> dict[str, str]:

@@ -1,8 +1,26 @@
 """``indexed_ratings`` -> ``user_factors`` and ``item_factors``, by alternating row solves on Spark."""
 
 from recsys_spark.train.alternating import Continuation, fit_factors
+from recsys_spark.train.half_iteration import prepare_fixed, row_problem
+from recsys_spark.train.held_back import were_held_back
 from recsys_spark.train.model import Factorization
+from recsys_spark.train.observations import constant_of_rows, further_observations, latest_time
+from recsys_spark.train.observed_row import observed_row
 from recsys_spark.train.training_plan import TrainingPlan, describe_methods
 from recsys_spark.train.training_ratings import training_ratings
 
-__all__ = ["Continuation", "Factorization", "TrainingPlan", "describe_methods", "fit_factors", "training_ratings"]
+__all__ = [
+    "Continuation",
+    "Factorization",
+    "TrainingPlan",
+    "constant_of_rows",
+    "describe_methods",
+    "fit_factors",
+    "further_observations",
+    "latest_time",
+    "observed_row",
+    "prepare_fixed",
+    "row_problem",
+    "training_ratings",
+    "were_held_back",
+]

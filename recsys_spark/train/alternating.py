@@ -25,10 +25,10 @@ from recsys_spark.train.checkpoints import (
 from recsys_spark.train.exchange import Exchange, Kept, Known
 from recsys_spark.train.exchange_choice import choose_exchange, plan_exchanges
 from recsys_spark.train.half_iteration import peak_memory
-from recsys_spark.train.held_back import HeldBack
+from recsys_spark.train.held_back import VALIDATION_SEED, HeldBack
 from recsys_spark.train.loop_state import LoopState
 from recsys_spark.train.model import Factorization, HalfIteration, Vectors
-from recsys_spark.train.observations import Observations, observations
+from recsys_spark.train.observations import Observations, constant_of_rows, observations
 from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.route import RouteExchange
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     # Workers import this module through its package, and have neither pydantic nor rich.
     from recsys_spark.config import TrainConfig
     from recsys_spark.progress import Progress, Steps
-
-_VALIDATION_SEED = 20_081
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ def fit_factors(
     given = observations(ratings, config)
     training, held_back = given.frame, None
     if config.validation_share > 0:
-        training, held_back = split_ratings(given.frame, config.validation_share, _VALIDATION_SEED)
+        training, held_back = split_ratings(given.frame, config.validation_share, VALIDATION_SEED)
     limits = session_limits(spark)
     width = config.rank + config.uses_biases
     n_blocks = config.n_blocks or choose_n_blocks(limits.cores, given.n, max(n_users, n_items), width)
@@ -141,7 +139,7 @@ def fit_factors(
         plan, reason = choose_exchange(config, plans, has_storage=continuation.storage is not None)
         for line in plan.lines(reason):
             progress.say(f"{title}: {line}")
-        constant = _constant_of_rows(config, given.constant)
+        constant = constant_of_rows(config, given.constant)
         exchange = _make_exchange(spark, config, constant, plan, continuation)
         validation = None if held_back is None else Validation(HeldBack(held_back, constant), config)
         iterate = _Iterations(config, exchange, validation, continuation, progress, title)
@@ -166,11 +164,6 @@ def _make_exchange(
         return ReplicateExchange(spark, config, constant)
     assert continuation.storage is not None
     return RouteExchange(spark, config, constant, plan.n_blocks, continuation.storage, continuation.folder)
-
-
-def _constant_of_rows(config: TrainConfig, constant: float) -> float:
-    """Return what observations still hold of the constant: centred ratings have had it taken off already."""
-    return constant if config.loss == "logistic" else 0.0
 
 
 class _Iterations:

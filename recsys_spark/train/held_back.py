@@ -7,7 +7,10 @@ from functools import cached_property
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.kernels.arrays import BoolArray, Float32Array, Int32Array, IntArray
+from recsys_spark.rating_split import are_held_out
+
+VALIDATION_SEED = 20_081
 
 
 class HeldBack:
@@ -31,3 +34,8 @@ class HeldBack:
         pairs: pa.Table = self.frame.toArrow()
         users, items, values = (column.to_numpy() for column in pairs.itercolumns())
         return users, items, values
+
+
+def were_held_back(user_index: int, item_index: IntArray, validation_share: float) -> BoolArray:
+    """Return which of one user's ratings a training has kept back to judge itself by: bool array of shape (n,)."""
+    return are_held_out(user_index, item_index, validation_share, VALIDATION_SEED)

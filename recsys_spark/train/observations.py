@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import ContractError, NumericalError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _SECONDS_PER_DAY = 86_400.0
 # Single precision ends at 1e-38; a weight below this one is no weight.
-_LEAST_WEIGHT = 1e-12
+LEAST_WEIGHT = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,7 @@ def observations(ratings: DataFrame, config: TrainConfig) -> Observations:
         raise NumericalError(
             "there are no ratings to train on", remedy="lower evaluate.holdout_share, or check the input"
         )
-    columns = ["user_index", "item_index", "rating"]
-    weight = _weight(ratings, config)
-    if weight is not None:
-        ratings, columns = ratings.withColumn("weight", weight), [*columns, "weight"]
+    ratings = _weighted(ratings, config, latest_time(ratings) if config.half_life_days is not None else None)
     if config.loss == "logistic":
         labels = _labels(ratings, config)
         share, _ = exact_mean(labels)
@@ -89,25 +87,77 @@ def observations(ratings: DataFrame, config: TrainConfig) -> Observations:
                 remedy="move the threshold; for positives alone use loss: ials",
             )
         constant = math.log(share / (1 - share)) if config.uses_biases else 0.0
-        return Observations(labels.select(*columns), n_ratings, mean, constant)
+        return Observations(labels, n_ratings, mean, constant)
     if config.loss in ("implicit", "ials"):
         positives = fitted_ratings(ratings, config)
-        return Observations(positives.select(*columns), positives.count(), mean, 0.0)
+        return Observations(positives, positives.count(), mean, 0.0)
     constant = mean if config.uses_biases and config.unobserved_weight == 0 else 0.0
+    return Observations(_centred(ratings, constant), n_ratings, mean, constant)
+
+
+def further_observations(
+    ratings: DataFrame, config: TrainConfig, constant: float, latest: datetime | None
+) -> DataFrame:
+    """Turn ratings into observations for a model that is there already.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        As for `observations`; there may be none.
+    config : TrainConfig
+        Of the model.
+    constant : float
+        Part of every score of the model.
+    latest : datetime or None
+        Time that weights with a half-life are counted back from.
+
+    Returns
+    -------
+    DataFrame
+        ``user_index int, item_index int, rating float`` and, where they differ, ``weight float``. A projection; the
+        logistic loss without a threshold looks for other labels than 0 and 1 in one pass.
+
+    Raises
+    ------
+    ContractError
+        If the logistic loss is given other labels than 0 and 1.
+    """
+    ratings = _weighted(ratings, config, latest)
+    if config.loss == "logistic":
+        return _labels(ratings, config)
+    if config.loss in ("implicit", "ials"):
+        lowest = config.positive_threshold
+        return ratings if lowest is None else ratings.where(F.col("rating") >= lowest)
+    return _centred(ratings, constant)
+
+
+def constant_of_rows(config: TrainConfig, constant: float) -> float:
+    """Return what observations still hold of the constant: centred ratings have had it taken off already."""
+    return constant if config.loss == "logistic" else 0.0
+
+
+def latest_time(ratings: DataFrame) -> datetime | None:
+    """Return the latest event time, in one pass; None where there is none."""
+    latest: datetime | None = ratings.agg(F.max("timestamp")).collect()[0][0]
+    return latest
+
+
+def _centred(ratings: DataFrame, constant: float) -> DataFrame:
     # Taken off in double precision: ratings far from 0 would lose their differences in single precision.
-    centred = (F.col("rating").cast("double") - F.lit(constant)).cast("float")
-    return Observations(ratings.withColumn("rating", centred).select(*columns), n_ratings, mean, constant)
+    return ratings.withColumn("rating", (F.col("rating").cast("double") - F.lit(constant)).cast("float"))
 
 
-def _weight(ratings: DataFrame, config: TrainConfig) -> Column | None:
-    """Return the weight of each rating, or None where all weigh the same."""
+def _weighted(ratings: DataFrame, config: TrainConfig, latest: datetime | None) -> DataFrame:
+    """Return ``user_index, item_index, rating`` and the weight of each rating, where they do not all weigh the same."""
     weight = F.coalesce(F.col("weight").cast("double"), F.lit(1.0)) if "weight" in ratings.columns else None
     if config.half_life_days is not None:
-        latest = ratings.agg(F.max("timestamp")).collect()[0][0]
         age = (F.lit(latest).cast("double") - F.col("timestamp").cast("double")) / _SECONDS_PER_DAY
         decay = F.pow(F.lit(0.5), F.coalesce(age, F.lit(0.0)) / config.half_life_days)
         weight = decay if weight is None else weight * decay
-    return None if weight is None else F.greatest(weight, F.lit(_LEAST_WEIGHT)).cast("float")
+    columns = [F.col(name) for name in ("user_index", "item_index", "rating")]
+    if weight is not None:
+        columns.append(F.greatest(weight, F.lit(LEAST_WEIGHT)).cast("float").alias("weight"))
+    return ratings.select(*columns)
 
 
 def fitted_ratings(ratings: DataFrame, config: TrainConfig) -> DataFrame:

@@ -48,6 +48,20 @@ def test_dry_run_shows_everything_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_dry_run_looks_for_new_ratings(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ratings.csv").write_text("user_id,item_id,rating\nu,a,1\n")
+    config = write_config(recommend={"new_ratings": str(tmp_path / "since.csv")})
+    assert main(["pipeline", "--config", config, "--dry-run"]) == 2
+    assert "where: recommend.new_ratings" in capsys.readouterr().err
+    (tmp_path / "since.csv").write_text("user_id,item_id,rating\n")
+    assert main(["pipeline", "--config", config, "--dry-run"]) == 0
+    assert str(tmp_path / "since.csv") in capsys.readouterr().out
+    assert main(["pipeline", "--config", write_config(recommend={"new_ratings": []}), "--dry-run"]) == 2
+    assert "new_ratings must name at least one file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
