@@ -159,6 +159,16 @@ def test_equal_similarities_stand_by_candidate():
     assert [found[row][0].tolist() for row in range(4)] == [[0, 1], [0, 1], [1, 2], [0, 2]]
 
 
+def test_without_candidates_nobody_has_neighbours():
+    block = block_of([{0: 1.0}, {0: 2.0}], np.random.default_rng(0))
+    comparable = Comparable(np.full(2, -1, np.int32), np.zeros(0, np.int64), RowSizes(np.ones(2, np.int64), np.ones(2)))
+    ((rows, found),) = neighbours_by_common(block, comparable, Measure("pearson", 1.0, 1), 3, part=0, n_parts=1)
+    assert_array_equal(rows, [0, 1])
+    assert_array_equal(found.candidates, -np.ones((2, 3)))
+    empty = neighbours_by_vectors(np.ones((2, 4), np.float32), np.full(2, -1, np.int32), np.ones((0, 4), np.float32), 3)
+    assert_array_equal(empty.candidates, -np.ones((2, 3)))
+
+
 def test_llr_of_a_known_table():
     # 10 in common of 12 and 15 among 100: the table [[10, 2], [5, 83]].
     rows = [dict.fromkeys(range(12), 1.0), dict.fromkeys(range(2, 17), 1.0)]
