@@ -9,14 +9,13 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from recsys_spark.config_section import Section as _Section
+from recsys_spark.neighbour_config import KnnConfig, SimilarConfig
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Column = Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class RatingColumns(_Section):
@@ -128,8 +127,13 @@ class CatalogueConfig(TableFile):
 
 
 class TrainConfig(_Section):
-    """The factorization: minimise loss + regularisation by solving users and items in turn."""
+    """The model: a factorization, minimising loss + regularisation by solving both sides in turn; or neighbours."""
 
+    model: Literal["factors", "user_knn", "item_knn"] = Field(
+        default="factors",
+        description="factors: a factorization; user_knn, item_knn: ratings of similar users, or for similar items",
+    )
+    knn: KnnConfig = KnnConfig()
     loss: Literal["squared", "implicit", "ials", "logistic"] = Field(
         default="squared",
         description="squared: ratings; implicit: counts as confidence (Hu, Koren, Volinsky; MLlib's implicitPrefs); "
@@ -199,6 +203,17 @@ class TrainConfig(_Section):
     def uses_biases(self) -> bool:
         """Whether the model has biases."""
         return self.loss in ("squared", "logistic") if self.biases is None else self.biases
+
+    @model_validator(mode="after")
+    def _check_model(self) -> TrainConfig:
+        if self.model != "factors":
+            for name in ("loss", "unobserved_weight", "half_life_days", "validation_share", "warm_start"):
+                default = type(self).model_fields[name].default
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name} is for model: factors; {self.model} predicts ratings from all of them alike"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> TrainConfig:
@@ -305,6 +320,8 @@ class PipelineConfig(_Section):
     catalogue: CatalogueConfig | None = None
     train: TrainConfig = TrainConfig()
     recommend: RecommendConfig = RecommendConfig()
+    similar_items: SimilarConfig | None = None
+    similar_users: SimilarConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     output: OutputConfig
 
@@ -322,6 +339,21 @@ class PipelineConfig(_Section):
         if self.recommend.seen_since is not None and self.ingest.duplicates == "first":
             # The first rating's time would hide that the item was rated again since.
             raise ValueError("recommend.seen_since needs the latest event times: not ingest.duplicates: first")
+        return self
+
+    @model_validator(mode="after")
+    def _check_similar(self) -> PipelineConfig:
+        for name in ("similar_items", "similar_users"):
+            similar = getattr(self, name)
+            has_factors = self.train.model == "factors" and self.train.rank > 0
+            if similar is not None and similar.method == "factors" and not has_factors:
+                raise ValueError(
+                    f"{name}.method: factors needs train.model: factors with a rank above 0; use cosine, jaccard or llr"
+                )
+        if self.train.model != "factors" and self.input.columns.weight is not None:
+            raise ValueError(
+                f"input.columns.weight is for train.model: factors; {self.train.model} takes all ratings alike"
+            )
         return self
 
     def fingerprint(self) -> str:

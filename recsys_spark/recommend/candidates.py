@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.kernels.neighbour_average import NeighbourAverages
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Candidates:
     biases : bool
     as_probability : bool
         Whether scores are log-odds, to be told as probabilities.
+    neighbours : NeighbourAverages or None
+        Of a neighbourhood model: what is added to the scores, by column.
     """
 
     labels: pa.Array
@@ -38,6 +41,7 @@ class Candidates:
     global_mean: float
     biases: bool
     as_probability: bool = False
+    neighbours: NeighbourAverages | None = None
 
     @classmethod
     def from_items(

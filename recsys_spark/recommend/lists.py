@@ -15,10 +15,12 @@ from pyspark.sql import functions as F
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import Float32Array, Int32Array, Int64Array
 from recsys_spark.kernels.losses import sigmoid
+from recsys_spark.kernels.neighbour_average import best_by_neighbours
 from recsys_spark.kernels.top_n import top_n
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.session import default_parallelism
 from recsys_spark.shared_value import SharedValue, shared
+from recsys_spark.train import evidence_rows
 
 CF, POPULAR = "cf", "popular"
 _TASKS_PER_CORE = 2
@@ -34,27 +36,29 @@ def users_with_history(users: DataFrame, factors: DataFrame, hidden: DataFrame |
     users : DataFrame
         ``user_index`` and a label column ``user``, one row per user who gets a list.
     factors : DataFrame
-        ``user_index, factors, bias``; users without a row get popular items.
+        ``user_index, factors, bias``, of a neighbourhood model also ``evidence`` and ``evidence_values``; users without
+        a row get popular items.
     hidden : DataFrame or None
         ``user_index, item_index`` of what must not be listed: seen or blocked; pairs may repeat.
 
     Returns
     -------
     DataFrame
-        ``user, factors, bias, hidden array<int>``; nulls where there is nothing.
+        ``user, factors, bias, hidden array<int>``, and evidence where there was any; nulls where there is nothing.
 
     Notes
     -----
     Shuffles: the hidden pairs by user, the joins, and one of the result over all cores.
     """
     tasks = _TASKS_PER_CORE * default_parallelism(users.sparkSession)
-    joined = users.join(factors.select("user_index", "factors", "bias"), "user_index", "left")
+    kept = ["factors", "bias", *(name for name in ("evidence", "evidence_values") if name in factors.columns)]
+    joined = users.join(factors.select("user_index", *kept), "user_index", "left")
     if hidden is not None:
         by_user = hidden.groupBy("user_index").agg(F.collect_list("item_index").alias("hidden"))
         joined = joined.join(by_user, "user_index", "left")
     else:
         joined = joined.withColumn("hidden", F.lit(None).cast("array<int>"))
-    return joined.repartition(tasks, "user_index").select("user", "factors", "bias", "hidden")
+    return joined.repartition(tasks, "user_index").select("user", *kept, "hidden")
 
 
 def write_lists(users: DataFrame, candidates: Candidates, *, n: int, path: str) -> None:
@@ -102,6 +106,18 @@ def rank_users(
 
 def _ranked(users: pa.RecordBatch, items: Candidates, n: int, source: str) -> pa.RecordBatch:
     hidden_indptr, hidden_columns = _hidden_columns(users["hidden"], items.column_of_index)
+    if source == CF and items.neighbours is not None:
+        columns, scores = best_by_neighbours(
+            evidence_rows(users),
+            items.neighbours,
+            users["bias"].to_numpy(),
+            items.vectors[:, -1],
+            global_mean=items.global_mean,
+            n=n,
+            excluded_indptr=hidden_indptr,
+            excluded_columns=hidden_columns,
+        )
+        return _list_batch(users["user"], columns, scores, items, source)
     if source == CF:
         user_vectors = vectors_from_columns(users["factors"], users["bias"], biases=items.biases)
         item_vectors, biases, mean = items.vectors, items.biases, items.global_mean

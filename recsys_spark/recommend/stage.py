@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ from recsys_spark.tables import (
     USER_FACTORS,
     USER_INDEX,
 )
+from recsys_spark.train import read_neighbourhoods
 
 TABLES = (RECOMMENDATIONS, RECOMMENDATION_ROWS, ITEM_ELIGIBILITY, USER_BLOCKS)
 
@@ -52,10 +54,14 @@ def run(context: StageContext) -> dict[str, Any]:
     started = datetime.now(UTC)
     filters = _write_filters(context)
     candidates = _candidates(context, filters["removed_items"])
+    factors = context.read(USER_FACTORS)
+    neighbourhoods = read_neighbourhoods(context)
+    if neighbourhoods is not None:
+        averages = neighbourhoods.averages(candidates.column_of_index, len(candidates.labels))
+        candidates = replace(candidates, neighbours=averages)
+        factors = factors.join(neighbourhoods.evidence(), "user_index", "left")
     users = users_with_history(
-        context.read(USER_INDEX).withColumnRenamed("user_id", "user"),
-        context.read(USER_FACTORS),
-        _hidden_pairs(context),
+        context.read(USER_INDEX).withColumnRenamed("user_id", "user"), factors, _hidden_pairs(context)
     )
     work = join(context.run.path, "_lists")
     context.storage.remove(work)
@@ -78,7 +84,7 @@ def _with_origin(context: StageContext, lists: DataFrame, started: datetime) -> 
         {
             "generated_at": F.lit(started),
             "run_id": F.lit(context.run.run_id),
-            "model": F.lit(f"{model['loss']}, rank {model['rank']}"),
+            "model": F.lit(model["label"]),
         }
     )
 
