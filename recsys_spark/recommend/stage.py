@@ -14,6 +14,7 @@ from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.eligibility import read_eligibility, read_user_blocks, seen_ratings
 from recsys_spark.recommend.lists import users_with_history, write_lists
+from recsys_spark.recommend.similar import SIMILAR_TABLES, write_similar
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.table_files import list_table_files
@@ -30,11 +31,11 @@ from recsys_spark.tables import (
 )
 from recsys_spark.train import read_neighbourhoods
 
-TABLES = (RECOMMENDATIONS, RECOMMENDATION_ROWS, ITEM_ELIGIBILITY, USER_BLOCKS)
+TABLES = (RECOMMENDATIONS, RECOMMENDATION_ROWS, ITEM_ELIGIBILITY, USER_BLOCKS, *SIMILAR_TABLES)
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Write the best items of every user of the index.
+    """Write the best items of every user of the index, and what is similar to what, where that is configured.
 
     The item factors are collected on the driver and sent to every task. For shuffles see
     ``users_with_history``.
@@ -43,7 +44,8 @@ def run(context: StageContext) -> dict[str, Any]:
     -------
     dict
         ``n_users``, ``n_candidates``, ``n_short_lists``, how many lists each source made, how many items each
-        filter removed, how many ids of each filter's table are unknown, and the files of those tables.
+        filter removed, how many ids of each filter's table are unknown, the files of those tables, and what there is of
+        neighbours.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def run(context: StageContext) -> dict[str, Any]:
         rows = context.read(RECOMMENDATIONS).select("*", entries).select("*", "entry.*")
         rows = rows.repartitionByRange("user_id").sortWithinPartitions("user_id", "position")
         context.write(RECOMMENDATION_ROWS, rows)
-    return _count(context, len(candidates.labels)) | filters
+    return _count(context, len(candidates.labels)) | filters | {"similar": write_similar(context, started)}
 
 
 def _with_origin(context: StageContext, lists: DataFrame, started: datetime) -> DataFrame:
