@@ -27,6 +27,7 @@ from recsys_spark.pipeline import require_done, run_stages, stages
 from recsys_spark.progress import JsonLines, Progress, configure_logging
 from recsys_spark.publication_log import current_publication
 from recsys_spark.report.explanation import explain_user
+from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
 from recsys_spark.report.plan_table import print_plan
 from recsys_spark.report.stored_run import StoredRun
 from recsys_spark.report.summary import print_summary
@@ -36,6 +37,7 @@ from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, o
 from recsys_spark.session import build_session
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 from recsys_spark.table_files import list_table_files
+from recsys_spark.tables import SIMILAR_ITEMS, SIMILAR_USERS
 from recsys_spark.train import TrainingPlan
 from recsys_spark.train.exchange_choice import choose_exchange
 from recsys_spark.train.plan_of_run import plan_run
@@ -182,16 +184,37 @@ def _print_plan(
 @click.option("--date", metavar="DAY", help="The table published for this day; default: the current one.")
 def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | None) -> None:
     """Print one user's history and recommendations from the published table."""
+    console, run, storage, spark = _open_published("show", config_path, overrides, date)
+    print_user(console, read_user(run, storage, user_id, spark), longest_history=30)
+
+
+@cli.command(epilog=_EXIT_CODES)
+@click.argument("row_id", metavar="ID")
+@click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML).")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
+@click.option("--date", metavar="DAY", help="The table published for this day; default: the current one.")
+@click.option("--users", "of_users", is_flag=True, help="ID is a user's, not an item's.")
+def similar(row_id: str, config_path: str, overrides: Sequence[str], date: str | None, of_users: bool) -> None:
+    """Print what is most similar to an item, or to a user, from the published table."""
+    console, run, storage, spark = _open_published("similar", config_path, overrides, date)
+    table = SIMILAR_USERS if of_users else SIMILAR_ITEMS
+    print_neighbours(console, read_neighbours(run, storage, table, row_id, spark))
+
+
+def _open_published(
+    name: str, config_path: str, overrides: Sequence[str], date: str | None
+) -> tuple[Console, Run, Storage, SparkSession | None]:
+    """Find the run that readers see and say which it is; Spark is started only where it is not on this machine."""
     configure_logging("text")
     config = load_config(config_path, overrides)
     day = parse_interval(date, None, None)
     root = config.output.path
-    spark = None if is_local(root) else build_session(f"recsys-show-{config.name}")
+    spark = None if is_local(root) else build_session(f"recsys-{name}-{config.name}")
     storage = storage_for(root, spark)
     entry = current_publication(root, storage, day.start.date().isoformat() if day else None)
     console = _console()
     console.print(f"entry {entry.number}, run {entry.run_id}, published {entry.published_at}", highlight=False)
-    print_user(console, read_user(entry.run(root), storage, user_id, spark), longest_history=30)
+    return console, entry.run(root), storage, spark
 
 
 @cli.command(epilog=_EXIT_CODES)
@@ -205,17 +228,8 @@ def why(user_id: str, item_id: str | None, config_path: str, overrides: Sequence
 
     Each past rating's part of a score, which add up to it; what each filter removed; the position by score.
     """
-    configure_logging("text")
-    config = load_config(config_path, overrides)
-    day = parse_interval(date, None, None)
-    root = config.output.path
-    spark = None if is_local(root) else build_session(f"recsys-why-{config.name}")
-    storage = storage_for(root, spark)
-    entry = current_publication(root, storage, day.start.date().isoformat() if day else None)
-    stored = StoredRun.open(entry.run(root), storage, spark)
-    explained = explain_user(stored, user_id, item_id)
-    console = _console()
-    console.print(f"entry {entry.number}, run {entry.run_id}, published {entry.published_at}", highlight=False)
+    console, run, storage, spark = _open_published("why", config_path, overrides, date)
+    explained = explain_user(stored := StoredRun.open(run, storage, spark), user_id, item_id)
     print_why(console, explained, stored.titles(shown_ids(explained)), in_full=item_id is not None)
 
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import date
 from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from recsys_spark.config_section import Section
+from recsys_spark.neighbour_config import KnnConfig, SimilarConfig
+from recsys_spark.recommend_config import CatalogueConfig, RecommendConfig, TableFile
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Column = Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class RatingColumns(_Section):
+class RatingColumns(Section):
     """Which columns of the input hold what; numbers (from 0) where the file has no header."""
 
     user: Column = "user_id"
@@ -29,7 +28,7 @@ class RatingColumns(_Section):
     weight: Column | None = Field(default=None, description="how much a rating counts, above 0; null: all count 1")
 
 
-class InputConfig(_Section):
+class InputConfig(Section):
     """The raw rating log."""
 
     path: str | list[str] = Field(description="a file, folder or glob, or several")
@@ -78,7 +77,7 @@ class InputConfig(_Section):
         return self
 
 
-class IngestConfig(_Section):
+class IngestConfig(Section):
     """What counts as a rating, and what happens to the rest."""
 
     rating_range: tuple[float, float] | None = Field(default=None, description="lowest and highest valid rating")
@@ -100,45 +99,14 @@ class IngestConfig(_Section):
         return self
 
 
-class TableFile(_Section):
-    """A table beside the log, with a header where it is csv."""
+class TrainConfig(Section):
+    """The model: a factorization, minimising loss + regularisation by solving both sides in turn; or neighbours."""
 
-    path: str = Field(min_length=1, description="a file, folder or glob")
-    format: Literal["csv", "jsonl", "parquet"] = "csv"
-    delimiter: str = Field(default=",", min_length=1, max_length=8)
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The configured columns of the file by their role: the settings that other tables add to these."""
-        roles = type(self).model_fields.keys() - TableFile.model_fields.keys()
-        return {role: getattr(self, role) for role in sorted(roles) if getattr(self, role) is not None}
-
-
-class CatalogueConfig(TableFile):
-    """Titles and categories of the items, and when they may be recommended."""
-
-    item: str = "item_id"
-    title: str = "title"
-    by: str | None = Field(default=None, description="column with the author, artist or brand")
-    category: str | None = Field(
-        default=None, description="column with the category that recommend.max_per_category counts; blank: none"
+    model: Literal["factors", "user_knn", "item_knn"] = Field(
+        default="factors",
+        description="factors: a factorization; user_knn, item_knn: ratings of similar users, or for similar items",
     )
-    available: str | None = Field(
-        default=None,
-        description="column that says whether an item can be had: true, yes or 1, false, no or 0, or blank",
-    )
-    start: str | None = Field(default=None, description="column with the first day of an item (ISO 8601), or blank")
-    end: str | None = Field(default=None, description="column with the first day without it (ISO 8601), or blank")
-
-    @property
-    def has_availability(self) -> bool:
-        """Whether the catalogue says when items may be recommended."""
-        return any(column is not None for column in (self.available, self.start, self.end))
-
-
-class TrainConfig(_Section):
-    """The factorization: minimise loss + regularisation by solving users and items in turn."""
-
+    knn: KnnConfig = KnnConfig()
     loss: Literal["squared", "implicit", "ials", "logistic"] = Field(
         default="squared",
         description="squared: ratings; implicit: counts as confidence (Hu, Koren, Volinsky; MLlib's implicitPrefs); "
@@ -210,6 +178,17 @@ class TrainConfig(_Section):
         return self.loss in ("squared", "logistic") if self.biases is None else self.biases
 
     @model_validator(mode="after")
+    def _check_model(self) -> TrainConfig:
+        if self.model != "factors":
+            for name in ("loss", "unobserved_weight", "half_life_days", "validation_share", "warm_start"):
+                default = type(self).model_fields[name].default
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name} is for model: factors; {self.model} predicts ratings from all of them alike"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _check_together(self) -> TrainConfig:
         if self.rank == 0 and not self.uses_biases:
             raise ValueError("rank 0 needs biases: true, or nothing is left to learn")
@@ -230,101 +209,7 @@ class TrainConfig(_Section):
         return self
 
 
-class ItemFile(TableFile):
-    """A list of items."""
-
-    item: str = "item_id"
-
-
-class UserItemFile(TableFile):
-    """Pairs of a user and an item that the user must not be recommended."""
-
-    user: str = "user_id"
-    item: str = "item_id"
-
-
-class MmrConfig(_Section):
-    """Maximal marginal relevance: lists of good items that are unlike each other, by the cosine of their factors."""
-
-    relevance_weight: float = Field(
-        default=0.7, gt=0, le=1, description="lambda: how much the score counts beside being unlike the items before"
-    )
-    pool: int = Field(default=50, ge=1, le=10_000, description="how many of the user's best items are chosen from")
-
-
-class SegmentFile(TableFile):
-    """The segment of each user, such as a country; users that no rating knows get lists too."""
-
-    user: str = "user_id"
-    segment: str = "segment"
-
-
-class PopularityConfig(_Section):
-    """What users without a vector get: the items with the most ratings, in their segment or overall."""
-
-    half_life_days: float | None = Field(
-        default=None, gt=0, le=1e6, description="a rating counts half after so many days; null: all count 1"
-    )
-    min_segment_ratings: int = Field(
-        default=100, ge=1, description="a segment with fewer ratings gets what is popular overall"
-    )
-
-
-class RecommendConfig(_Section):
-    """The lists, and which items may stand in them."""
-
-    n: int = Field(default=10, ge=1, le=10_000, description="items per user")
-    exclude_seen: bool = Field(default=True, description="leave out what the user has rated")
-    seen_since: date | None = Field(
-        default=None, description="only ratings from this day on (UTC) count as seen; null: all"
-    )
-    on_date: date | None = Field(
-        default=None,
-        description="day on which the catalogue's items have to be on sale; null: the end of the run's interval",
-    )
-    deny: ItemFile | None = Field(default=None, description="items that nobody is recommended")
-    allow: ItemFile | None = Field(default=None, description="the only items that may be recommended")
-    blocks: UserItemFile | None = None
-    max_per_category: int | None = Field(
-        default=None, ge=1, le=10_000, description="items of one catalogue.category in a list; null: no limit"
-    )
-    mmr: MmrConfig | None = None
-    popularity_damping: float = Field(
-        default=0.0, ge=0, le=1e6, description="scores lose so much times log(1 + ratings of the item); 0: nothing"
-    )
-    new_ratings: str | list[str] | None = Field(
-        default=None,
-        description="ratings since the log, in the format of `input`: a file, folder or glob, or several; their users "
-        "are folded in",
-    )
-    segments: SegmentFile | None = None
-    popularity: PopularityConfig = PopularityConfig()
-    rows: bool = Field(default=False, description="also write recommendation_rows, one row per entry")
-
-    @pydantic.field_validator("seen_since", "on_date", mode="before")
-    @classmethod
-    def _read_day(cls, value: Any) -> Any:
-        # In quotes, or in the configuration that a run has stored, YAML leaves a date as text.
-        return date.fromisoformat(value) if isinstance(value, str) else value
-
-    @property
-    def files(self) -> dict[str, TableFile]:
-        """The configured tables by where they are configured."""
-        named = {f"recommend.{name}": getattr(self, name) for name in ("deny", "allow", "blocks", "segments")}
-        return {where: file for where, file in named.items() if file is not None}
-
-    @model_validator(mode="after")
-    def _check_seen(self) -> RecommendConfig:
-        if self.seen_since is not None and not self.exclude_seen:
-            raise ValueError("seen_since needs exclude_seen: true")
-        if self.mmr is not None and self.mmr.pool < self.n:
-            raise ValueError(f"mmr.pool must be at least n, {self.n}")
-        if self.new_ratings is not None and not (self.new_ratings and all(self.new_ratings)):
-            raise ValueError("new_ratings must name at least one file, folder or glob, or be null")
-        return self
-
-
-class RatingModelConfig(_Section):
+class RatingModelConfig(Section):
     """Where ``train.unobserved_weight`` makes scores other than ratings: the fit whose rating errors are told."""
 
     reg_param: float = Field(default=3.0, gt=0, le=1e9)
@@ -332,7 +217,7 @@ class RatingModelConfig(_Section):
     bias_reg_param: float = Field(default=3.0, gt=0, le=1e9)
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """Held-out ratings, and what is measured on them."""
 
     holdout_share: float = Field(default=0.1, ge=0.0, le=0.9, description="0: no evaluation")
@@ -344,13 +229,13 @@ class EvaluateConfig(_Section):
     rating_model: RatingModelConfig = RatingModelConfig()
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """Where everything goes."""
 
     path: str = Field(min_length=1)
 
 
-class PipelineConfig(_Section):
+class PipelineConfig(Section):
     """One pipeline, from raw log to published table."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
@@ -359,6 +244,8 @@ class PipelineConfig(_Section):
     catalogue: CatalogueConfig | None = None
     train: TrainConfig = TrainConfig()
     recommend: RecommendConfig = RecommendConfig()
+    similar_items: SimilarConfig | None = None
+    similar_users: SimilarConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     output: OutputConfig
 
@@ -400,6 +287,25 @@ class PipelineConfig(_Section):
     def new_ratings_input(self) -> InputConfig:
         """The log of the ratings that came after the others; ``recommend.new_ratings`` has to be set."""
         return self.input.model_copy(update={"path": self.recommend.new_ratings})
+
+    @model_validator(mode="after")
+    def _check_similar(self) -> PipelineConfig:
+        for name in ("similar_items", "similar_users"):
+            similar = getattr(self, name)
+            has_factors = self.train.model == "factors" and self.train.rank > 0
+            if similar is not None and similar.method == "factors" and not has_factors:
+                raise ValueError(
+                    f"{name}.method: factors needs train.model: factors with a rank above 0; use cosine, jaccard or llr"
+                )
+        if self.train.model != "factors":
+            for name in ("new_ratings", "max_per_category", "mmr", "popularity_damping"):
+                if getattr(self.recommend, name):
+                    raise ValueError(f"recommend.{name} is for train.model: factors")
+        if self.train.model != "factors" and self.input.columns.weight is not None:
+            raise ValueError(
+                f"input.columns.weight is for train.model: factors; {self.train.model} takes all ratings alike"
+            )
+        return self
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the content of the tables."""

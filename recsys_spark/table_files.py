@@ -14,7 +14,7 @@ from recsys_spark.storage import FileStatus, literal_path, storage_for
 
 if TYPE_CHECKING:
     # Workers import this module through a stage, and have no pydantic.
-    from recsys_spark.config import TableFile
+    from recsys_spark.recommend_config import TableFile
 
 
 def list_table_files(file: TableFile, where: str, spark: SparkSession | None = None) -> list[FileStatus]:

@@ -163,6 +163,17 @@ def _factor_columns() -> list[StructField]:
 USER_FACTORS = Table("user_factors", StructType([_USER_ID, _USER_INDEX, *_factor_columns()]), ("user_id",))
 ITEM_FACTORS = Table("item_factors", StructType([_ITEM_ID, _ITEM_INDEX, *_factor_columns()]), ("item_id",))
 FOLDED_FACTORS = Table("folded_factors", USER_FACTORS.schema, USER_FACTORS.key)
+NEIGHBOURHOODS = Table(
+    "neighbourhoods",
+    StructType(
+        [
+            _column("row_index", IntegerType(), "user_index with user_knn, item_index with item_knn"),
+            _column("neighbours", ArrayType(IntegerType()), "indexes of the most similar rows, best first"),
+            _column("similarities", ArrayType(FloatType()), "of each neighbour, above 0"),
+        ]
+    ),
+    ("row_index",),
+)
 # A reader of one user reads one row group: some thousands of lists, a few milliseconds.
 _POINT_READ_BYTES = 1 << 20
 _ENTRY = [
@@ -203,6 +214,36 @@ RECOMMENDATION_ROWS = Table(
     ("user_id", "position"),
     _POINT_READ_BYTES,
 )
+
+
+def _neighbours_of(row: StructField) -> Table:
+    name = row.name.removesuffix("_id") + "s"
+    entry = [
+        row,
+        _column("similarity", FloatType(), "above 0; what the list is sorted by"),
+        _column("position", IntegerType(), "place in the list, from 1"),
+        _column("n_common", LongType(), "ratings in common; null where factors were compared"),
+    ]
+    plain = [StructField(field.name, field.dataType, True) for field in entry]
+    neighbours = ArrayType(StructType(plain), True)
+    return Table(
+        f"similar_{name}",
+        StructType(
+            [
+                row,
+                _column("neighbours", neighbours, f"most similar first, ties by {row.name}"),
+                _column("short_reason", StringType(), "why there are fewer than asked for; null if there are not"),
+                _column("generated_at", TimestampType(), "when the recommend stage began, UTC"),
+                _column("run_id", StringType(), "the run that made the list"),
+                _column("model", StringType(), "how rows were compared"),
+            ]
+        ),
+        (row.name,),
+        _POINT_READ_BYTES,
+    )
+
+
+SIMILAR_ITEMS, SIMILAR_USERS = _neighbours_of(_ITEM_ID), _neighbours_of(_USER_ID)
 ITEM_ELIGIBILITY = Table(
     "item_eligibility",
     StructType([_ITEM_ID, _column("removed_by", StringType(), "the first filter that removes it; null: none does")]),

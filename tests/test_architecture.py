@@ -101,9 +101,11 @@ def test_tests_mirror_the_package() -> None:
 
 WORKER_MODULES = (
     "recsys_spark.rating_blocks",
+    "recsys_spark.row_neighbours",
     "recsys_spark.train.block_work",
     "recsys_spark.train.half_iteration",
     "recsys_spark.train.hot_pieces",
+    "recsys_spark.train.neighbourhoods",
     "recsys_spark.train.route",
     "recsys_spark.train.scored_pairs",
     "recsys_spark.train.simultaneous",

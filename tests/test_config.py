@@ -29,7 +29,7 @@ def test_unknown_key_names_file_field_and_nearest_key(write_config: Callable[...
     text = message(path)
     assert f"{path}: train.rnak: unknown key" in text
     assert "did you mean train.rank?" in text
-    assert "allowed: loss, alpha, unobserved_weight" in text
+    assert "allowed: model, knn, loss, alpha" in text
 
 
 def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callable[..., str]) -> None:
@@ -58,6 +58,18 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
             "updates: simultaneous needs exchange: replicate",
         ),
         ({"train": {"loss": "implicit", "rank": 0}}, "rank 0 needs biases: true"),
+        ({"train": {"rank": 0}, "similar_users": {}}, "similar_users.method: factors needs train.model: factors"),
+        (
+            {"train": {"model": "user_knn"}, "similar_items": {"method": "factors"}},
+            "similar_items.method: factors needs train.model: factors",
+        ),
+        ({"similar_items": {"relevant_rating": 4.0}}, "relevant_rating is for method: cosine, jaccard and llr"),
+        ({"train": {"model": "item_knn", "loss": "implicit"}}, "loss is for model: factors; item_knn predicts ratings"),
+        ({"train": {"model": "user_knn", "warm_start": True}}, "warm_start is for model: factors"),
+        (
+            {"train": {"model": "user_knn"}, "input": {"path": "x.csv", "columns": {"weight": "w"}}},
+            "input.columns.weight is for train.model: factors",
+        ),
         ({"train": {"half_life_days": 30.0}}, "half_life_days needs input.columns.timestamp"),
         ({"train": {"solver": "lu"}}, "'cg', 'subspace' or 'gradient'"),
         ({"train": {"rank": 0, "biases": False}}, "rank 0 needs biases: true"),

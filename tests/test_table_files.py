@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from recsys_spark.config import CatalogueConfig, UserItemFile
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.catalogue import read_catalogue
+from recsys_spark.recommend_config import CatalogueConfig, UserItemFile
 from recsys_spark.table_files import read_ids
 
 PAIR = {"user": "user_id", "item": "item_id"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +13,13 @@ from recsys_spark.config import TrainConfig
 from recsys_spark.evaluate.label_errors import LabelPredictors, item_label_means, measure_label_errors
 from recsys_spark.evaluate.ranking import measure_ranking, relevant_items
 from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
-from recsys_spark.rating_blocks import ITEMS, USERS
+from recsys_spark.rating_blocks import ITEMS
 from recsys_spark.rating_split import split_ratings
 from recsys_spark.recommend import Candidates, read_categories, users_with_history, with_variety, write_lists
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import METRICS
-from recsys_spark.train import Continuation, Factorization, fit_factors, training_ratings
+from recsys_spark.train import Continuation, Factorization, fit_model, training_ratings
 
 TABLES = (METRICS,)
 MODEL, RATING_MODEL, BY_SCORE_ALONE = "model", "rating_model", "by_score_alone"
@@ -74,7 +74,7 @@ def _nothing_to_measure(context: StageContext, n_training: int, n_held_out: int)
 def _fit(context: StageContext, training: DataFrame, config: TrainConfig, title: str) -> Factorization:
     sizes = context.record("index")
     folder = join(_vectors_folder(context), title.replace(" ", "-"))
-    return fit_factors(
+    return fit_model(
         context.spark,
         training,
         config,
@@ -127,6 +127,7 @@ def _rating_error_rows(
 ) -> list[tuple[str, str, float, int]]:
     bias_only = context.config.train.model_copy(
         update={
+            "model": "factors",
             "unobserved_weight": 0.0,
             "rank": 0,
             "biases": True,
@@ -163,7 +164,7 @@ def _ranking_rows(
     """
     config = context.config.evaluate
     relevant = relevant_items(held_out, config.relevant_rating).persist()
-    user_factors = model.rows(context.spark, USERS)
+    user_factors = model.rows_for_lists(context.spark)
     users = relevant.selectExpr("user_index", "user_index as user")
     by_score = _candidates(model)
     as_listed = with_variety(by_score, read_categories(context), context.config.recommend)
@@ -187,7 +188,7 @@ def _ranking_rows(
 def _candidates(model: Factorization) -> Candidates:
     """Return the items that the training ratings know, labelled by index; their vectors come to the driver."""
     known, vectors = model.trained_vectors(ITEMS)
-    return Candidates.from_items(
+    candidates = Candidates.from_items(
         pa.array(known),
         known,
         vectors,
@@ -197,3 +198,4 @@ def _candidates(model: Factorization) -> Candidates:
         biases=model.biases,
         as_probability=model.loss == "logistic",
     )
+    return replace(candidates, neighbours=model.averages(candidates.column_of_index, len(known)))

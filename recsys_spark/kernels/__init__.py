@@ -15,6 +15,8 @@ In the order of use:
   `hot_solutions` solves them.
 * `joint_step`: how far to go when both sides take gradient steps at once.
 * `pair_scores`, `top_n`: scores of given pairs; the best unseen columns of every row.
+* `similarity`, `common_ratings`, `neighbours`: how alike rows are; the most similar rows of every row.
+* `neighbour_average`: predictions and lists from what neighbours thought.
 * `ranking_metrics`: how good those lists are.
 
 Results are bit-for-bit independent of how rows are divided into blocks, batches or tiles, for a given NumPy,

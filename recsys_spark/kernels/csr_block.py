@@ -150,6 +150,23 @@ def split_by_block(row_index: IntArray, n_blocks: int) -> tuple[Int64Array, Int6
     return order.astype(np.int64, copy=False), bounds
 
 
+def entries_of_rows(starts: Int64Array, lengths: Int64Array) -> Int64Array:
+    """Return the places of the entries of some rows, one row after the other.
+
+    Parameters
+    ----------
+    starts, lengths : int64 arrays of shape (m,)
+        First entry of each row, and how many it has; a row may come twice, and be empty.
+
+    Returns
+    -------
+    int64 array of shape (sum of lengths,)
+    """
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.asarray(np.arange(total) + np.repeat(starts - (ends - lengths), lengths))
+
+
 def _as_index(index: IntArray, name: str) -> Int64Array:
     as_int64 = np.asarray(index).astype(np.int64, copy=False)
     if len(as_int64) and (as_int64.min() < 0 or as_int64.max() >= 1 << 31):

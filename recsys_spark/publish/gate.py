@@ -25,6 +25,7 @@ def check_recommendations(
     eligibility: DataFrame,
     hidden: dict[str, DataFrame],
     n: int,
+    rows: str = "users",
 ) -> list[Check]:
     """Scan the whole table for entries that must not be there.
 
@@ -40,6 +41,8 @@ def check_recommendations(
         ``user_id, item_id`` that must not be recommended, by what is wrong with them.
     n : int
         Entries per list; a shorter one must say why.
+    rows : str
+        What the lists are for, in the names of the checks.
 
     Returns
     -------
@@ -49,9 +52,9 @@ def check_recommendations(
     """
     entries = lists.select("user_id", F.explode("recommendations").alias("entry")).select("user_id", "entry.*")
     found = [
-        _check("users with more than one list", lists.groupBy("user_id").count().where("count > 1")),
-        _check("lists for unknown users", lists.join(user_index, "user_id", "left_anti")),
-        _check("users without a list", user_index.join(lists, "user_id", "left_anti")),
+        _check(f"{rows} with more than one list", lists.groupBy("user_id").count().where("count > 1")),
+        _check(f"lists for unknown {rows}", lists.join(user_index, "user_id", "left_anti")),
+        _check(f"{rows} without a list", user_index.join(lists, "user_id", "left_anti")),
         _check("entries of unknown items", entries.join(eligibility, "item_id", "left_anti")),
         _check("items that are not eligible", entries.join(eligibility.where("removed_by is not null"), "item_id")),
         *_check_each_list(lists, n),
@@ -84,6 +87,42 @@ def check_categories(lists: DataFrame, categories: DataFrame, limit: int) -> Che
     return _check(f"lists with more than {limit} items of a category", counts.where(F.col("count") > limit))
 
 
+def check_neighbours(lists: DataFrame, index: DataFrame, eligibility: DataFrame, n: int) -> list[Check]:
+    """Scan a table of neighbours: they are lists of items for an item, or of users for a user.
+
+    Parameters
+    ----------
+    lists : DataFrame
+        ``similar_items`` or ``similar_users`` as written.
+    index : DataFrame
+        The rows that there are, by the same id.
+    eligibility : DataFrame
+        The id, and ``removed_by``: what keeps a row from being a neighbour.
+    n : int
+        Neighbours per row.
+
+    Returns
+    -------
+    list of Check
+        As of `check_recommendations`, and that no row is its own neighbour and every similarity is above 0.
+    """
+    row = lists.columns[0]
+    entries = F.transform(
+        "neighbours",
+        lambda e: F.struct(e[row].alias("item_id"), e["similarity"].alias("score"), e["position"].alias("position")),
+    )
+    as_lists = lists.select(F.col(row).alias("user_id"), entries.alias("recommendations"), "short_reason")
+    ids = index.select(F.col(row).alias("user_id"))
+    eligible = eligibility.select(F.col(row).alias("item_id"), "removed_by")
+    kind = row.removesuffix("_id") + "s"
+    itself = {f"{kind} that are their own neighbours": ids.withColumn("item_id", F.col("user_id"))}
+    not_similar = as_lists.where(F.exists("recommendations.score", lambda score: score <= 0))
+    return [
+        *check_recommendations(as_lists, ids, eligible, itself, n, kind),
+        _check("similarities that are not above 0", not_similar),
+    ]
+
+
 def _check_each_list(lists: DataFrame, n: int) -> list[Check]:
     """Check what can be seen from one list alone, all in one pass."""
     holds = {
@@ -108,7 +147,7 @@ def require_all(checks: list[Check], where: str) -> None:
     broken = [check for check in checks if check.n_broken]
     if broken:
         raise ContractError(
-            "the recommendations did not pass the gate; readers keep the table they have",
+            "a table did not pass the gate; readers keep what they have",
             where=where,
             got="; ".join(f"{c.n_broken:,} {c.name} (such as {', '.join(c.examples)})" for c in broken),
             allowed="none of these",

@@ -11,20 +11,36 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from recsys_spark import __version__
 from recsys_spark.publication_log import publish_run
-from recsys_spark.publish.gate import check_categories, check_recommendations, require_all
-from recsys_spark.recommend import item_categories, listed_users, rated_pairs, seen_ratings
+from recsys_spark.publish.gate import Check, check_categories, check_neighbours, check_recommendations, require_all
+from recsys_spark.recommend import (
+    SIMILAR_TABLES,
+    item_categories,
+    listed_users,
+    rated_pairs,
+    seen_ratings,
+    similar_config,
+)
 from recsys_spark.run_directory import STAGES, StageContext
 from recsys_spark.storage import join, read_json
-from recsys_spark.tables import CATALOGUE, ITEM_ELIGIBILITY, RECOMMENDATIONS, USER_BLOCKS, Table
+from recsys_spark.tables import (
+    CATALOGUE,
+    ITEM_ELIGIBILITY,
+    ITEM_INDEX,
+    RECOMMENDATIONS,
+    USER_BLOCKS,
+    USER_INDEX,
+    Table,
+)
 
 TABLES: tuple[Table, ...] = ()
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Publish the run's recommendations.
+    """Publish the run's recommendations, and its neighbours where there are any.
 
     Returns
     -------
@@ -34,7 +50,7 @@ def run(context: StageContext) -> dict[str, Any]:
     Raises
     ------
     ContractError
-        If the table does not pass the gate; nothing is published then.
+        If a table does not pass the gate; nothing is published then.
     """
     checks = check_recommendations(
         context.read(RECOMMENDATIONS),
@@ -48,6 +64,7 @@ def run(context: StageContext) -> dict[str, Any]:
         categories = item_categories(context.read(CATALOGUE))
         checks.append(check_categories(context.read(RECOMMENDATIONS), categories, limit))
     require_all(checks, context.run.table_path(RECOMMENDATIONS))
+    of_neighbours = {table.name: _check_neighbours(context, table) for table in SIMILAR_TABLES}
     manifest = join(context.run.path, "manifest.json")
     context.storage.write_text(manifest, json.dumps(_manifest(context), indent=2, ensure_ascii=False))
     entry, is_new = publish_run(context.run, context.storage)
@@ -55,7 +72,28 @@ def run(context: StageContext) -> dict[str, Any]:
         f"publish: run {context.run.run_id} {'is now' if is_new else 'already was'} entry {entry.number} of the log",
         entry=entry.number,
     )
-    return {"checks": [asdict(check) for check in checks], "manifest": manifest, "publication": asdict(entry)}
+    return {
+        "checks": [asdict(check) for check in checks],
+        "checks_of_neighbours": {name: [asdict(check) for check in found] for name, found in of_neighbours.items()},
+        "manifest": manifest,
+        "publication": asdict(entry),
+    }
+
+
+def _check_neighbours(context: StageContext, table: Table) -> list[Check]:
+    """Check a table of neighbours; where it was not asked for, there is nothing to check."""
+    config = similar_config(context, table)
+    if config is None:
+        return []
+    users = context.read(USER_INDEX)
+    is_of_items = table.key == ITEM_ELIGIBILITY.key
+    eligibility = (
+        context.read(ITEM_ELIGIBILITY) if is_of_items else users.withColumn("removed_by", F.lit(None).cast("string"))
+    )
+    index = context.read(ITEM_INDEX) if is_of_items else users
+    checks = check_neighbours(context.read(table), index, eligibility, config.n)
+    require_all(checks, context.run.table_path(table))
+    return checks
 
 
 def _hidden_pairs(context: StageContext) -> dict[str, DataFrame]:

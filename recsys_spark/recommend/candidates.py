@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.kernels.neighbour_average import NeighbourAverages
 from recsys_spark.recommend.popularity import SegmentPopularity
 from recsys_spark.recommend.variety import BY_SCORE, Variety
 
@@ -35,6 +36,8 @@ class Candidates:
         Popularity in segments of users.
     variety : Variety
         What beside the scores decides the lists.
+    neighbours : NeighbourAverages or None
+        Of a neighbourhood model: what is added to the scores, by column.
     """
 
     labels: pa.Array
@@ -46,6 +49,7 @@ class Candidates:
     as_probability: bool = False
     variety: Variety = BY_SCORE
     segments: SegmentPopularity | None = None
+    neighbours: NeighbourAverages | None = None
 
     @classmethod
     def from_items(

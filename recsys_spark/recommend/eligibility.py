@@ -15,7 +15,7 @@ from recsys_spark.tables import CATALOGUE, ITEM_INDEX
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.config import RecommendConfig
+    from recsys_spark.recommend_config import RecommendConfig
     from recsys_spark.run_directory import StageContext
 
 log = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +15,16 @@ from pyspark.sql import functions as F
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from recsys_spark.kernels.losses import sigmoid
+from recsys_spark.kernels.neighbour_average import best_by_neighbours
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.popularity import SEGMENT_POPULAR
 from recsys_spark.recommend.variety import Variety, best_items
 from recsys_spark.session import default_parallelism
 from recsys_spark.shared_value import SharedValue, shared
+from recsys_spark.train import evidence_rows
 
 CF, POPULAR = "cf", "popular"
+_OF_FACTORS = ("factors", "bias", "source", "evidence", "evidence_values")
 _TASKS_PER_CORE = 2
 # Entries of the lists that a task holds at once: some 100 MB with their ids, whatever the length of the lists.
 _ENTRIES_AT_ONCE = 1 << 20
@@ -34,33 +38,31 @@ def users_with_history(users: DataFrame, factors: DataFrame, hidden: DataFrame |
     users : DataFrame
         ``user_index`` and a label column ``user``, one row per user who gets a list; optionally ``segment int``.
     factors : DataFrame
-        ``user_index, factors, bias``, optionally ``source``; users without a row get popular items.
+        ``user_index, factors, bias``, optionally ``source``, and of a neighbourhood model ``evidence`` and
+        ``evidence_values``; users without a row get popular items.
     hidden : DataFrame or None
         ``user_index, item_index`` of what must not be listed: seen or blocked; pairs may repeat.
 
     Returns
     -------
     DataFrame
-        ``user, factors, bias, hidden array<int>``, and ``segment`` and ``source`` where given; nulls where there is
-        nothing.
+        ``user, factors, bias, hidden array<int>``, and ``segment``, ``source`` and evidence where given; nulls where
+        there is nothing.
 
     Notes
     -----
     Shuffles: the hidden pairs by user, the joins, and one of the result over all cores.
     """
     tasks = _TASKS_PER_CORE * default_parallelism(users.sparkSession)
-    optional = [name for name in ("segment", "source") if name in (*users.columns, *factors.columns)]
-    joined = users.join(factors.select("user_index", *_columns_of(factors)), "user_index", "left")
+    from_factors = [name for name in _OF_FACTORS if name in factors.columns]
+    joined = users.join(factors.select("user_index", *from_factors), "user_index", "left")
     if hidden is not None:
         by_user = hidden.groupBy("user_index").agg(F.collect_list("item_index").alias("hidden"))
         joined = joined.join(by_user, "user_index", "left")
     else:
         joined = joined.withColumn("hidden", F.lit(None).cast("array<int>"))
-    return joined.repartition(tasks, "user_index").select("user", "factors", "bias", "hidden", *optional)
-
-
-def _columns_of(factors: DataFrame) -> list[str]:
-    return [name for name in ("factors", "bias", "source") if name in factors.columns]
+    optional = [name for name in ("segment",) if name in users.columns]
+    return joined.repartition(tasks, "user_index").select("user", *from_factors, "hidden", *optional)
 
 
 def write_lists(users: DataFrame, candidates: Candidates, *, n: int, path: str) -> None:
@@ -123,26 +125,28 @@ def _ranked(
 ) -> pa.RecordBatch:
     is_own: BoolArray | None = None
     hidden_indptr, hidden_columns = _hidden_columns(users["hidden"], items.column_of_index)
-    if source == CF:
+    hidden: dict[str, Any] = {"excluded_indptr": hidden_indptr, "excluded_columns": hidden_columns}
+    if source == CF and items.neighbours is not None:
+        columns, scores = best_by_neighbours(
+            evidence_rows(users),
+            items.neighbours,
+            users["bias"].to_numpy(),
+            items.vectors[:, -1],
+            global_mean=items.global_mean,
+            n=n,
+            **hidden,
+        )
+    elif source == CF:
         user_vectors = vectors_from_columns(users["factors"], users["bias"], biases=items.biases)
-        item_vectors, biases, mean = items.vectors, items.biases, items.global_mean
+        model: dict[str, Any] = {"biases": items.biases, "global_mean": items.global_mean}
+        columns, scores = best_items(items, user_vectors, items.vectors, n=n, **model, **hidden)
     else:
         # Popularity is a model of width 1 with nothing but item biases: the number of ratings.
         popularity = items.popularity
         if segment is not None and items.segments is not None:
             popularity, is_own = items.segments.scores(segment, popularity)
-        user_vectors, item_vectors = np.zeros((users.num_rows, 1), np.float32), popularity[:, None]
-        biases, mean = True, 0.0
-    columns, scores = best_items(
-        items,
-        user_vectors,
-        item_vectors,
-        biases=biases,
-        global_mean=mean,
-        n=n,
-        excluded_indptr=hidden_indptr,
-        excluded_columns=hidden_columns,
-    )
+        nothing = np.zeros((users.num_rows, 1), np.float32)
+        columns, scores = best_items(items, nothing, popularity[:, None], biases=True, global_mean=0.0, n=n, **hidden)
     if source == CF and items.as_probability and items.variety.relevance_weight is None:
         # After ranking: log-odds far from 0 differ where their probabilities no longer do.
         columns, scores = in_order(columns, sigmoid(scores))

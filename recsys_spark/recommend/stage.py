@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from recsys_spark.recommend.lists import users_with_history, write_lists
 from recsys_spark.recommend.new_ratings import all_indexed_ratings, listed_users
 from recsys_spark.recommend.newcomers import with_popularity, write_newcomers
 from recsys_spark.recommend.popularity import with_segments
+from recsys_spark.recommend.similar import SIMILAR_TABLES, write_similar
 from recsys_spark.recommend.variety import count_without_category, read_categories, with_variety
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
@@ -35,6 +37,7 @@ from recsys_spark.tables import (
     USER_BLOCKS,
     USER_SEGMENTS,
 )
+from recsys_spark.train import read_neighbourhoods
 
 TABLES = (
     RECOMMENDATIONS,
@@ -47,11 +50,14 @@ TABLES = (
     FOLDED_FACTORS,
     USER_SEGMENTS,
     POPULARITY,
+    *SIMILAR_TABLES,
 )
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Write the best items of every user of the index, and of those that only new ratings or segments name.
+
+    And what is similar to what, where that is configured.
 
     Users with new ratings are folded in; users without a vector get what is popular. The item factors are collected
     on the driver and sent to every task. For shuffles see ``users_with_history``.
@@ -60,8 +66,8 @@ def run(context: StageContext) -> dict[str, Any]:
     -------
     dict
         ``n_users``, ``n_candidates``, ``n_short_lists``, how many lists each source made, how many items each
-        filter removed, how many ids of each filter's table are unknown, the files of those tables, and what came of the
-        new ratings.
+        filter removed, how many ids of each filter's table are unknown, the files of those tables, what came of the
+        new ratings, and what there is of neighbours.
 
     Raises
     ------
@@ -74,9 +80,15 @@ def run(context: StageContext) -> dict[str, Any]:
     filters = _write_filters(context)
     varied = with_variety(_candidates(context, filters["removed_items"]), read_categories(context), config)
     candidates, segments = with_popularity(context, varied)
+    factors = vectors_of_users(context)
+    neighbourhoods = read_neighbourhoods(context)
+    if neighbourhoods is not None:
+        averages = neighbourhoods.averages(candidates.column_of_index, len(candidates.labels))
+        candidates = replace(candidates, neighbours=averages)
+        factors = factors.join(neighbourhoods.evidence(), "user_index", "left")
     users = users_with_history(
         with_segments(listed_users(context), context, segments).withColumnRenamed("user_id", "user"),
-        vectors_of_users(context),
+        factors,
         _hidden_pairs(context),
     )
     work = join(context.run.path, "_lists")
@@ -92,7 +104,8 @@ def run(context: StageContext) -> dict[str, Any]:
         rows = rows.repartitionByRange("user_id").sortWithinPartitions("user_id", "position")
         context.write(RECOMMENDATION_ROWS, rows)
     counts = _count(context, len(candidates.labels)) | filters | newcomers
-    return counts | count_without_category(context, candidates)
+    counts |= count_without_category(context, candidates)
+    return counts | {"similar": write_similar(context, started)}
 
 
 def _with_origin(context: StageContext, lists: DataFrame, started: datetime) -> DataFrame:
@@ -101,7 +114,7 @@ def _with_origin(context: StageContext, lists: DataFrame, started: datetime) -> 
         {
             "generated_at": F.lit(started),
             "run_id": F.lit(context.run.run_id),
-            "model": F.lit(f"{model['loss']}, rank {model['rank']}"),
+            "model": F.lit(model["label"]),
         }
     )
 

@@ -8,18 +8,19 @@ from pyspark.sql import functions as F
 from rich.console import Console
 from rich.table import Table as Grid
 
+from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
 from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.run_directory import STAGES, StageContext
 from recsys_spark.storage import join
-from recsys_spark.tables import USER_FACTORS, Table
+from recsys_spark.tables import ITEM_FACTORS, SIMILAR_ITEMS, USER_FACTORS, Table
 
-_SAMPLE_USERS = 3
+_SAMPLE_USERS, _SAMPLE_ITEMS = 3, 2
 # Long enough a history to judge the list by, short enough to read.
 _READABLE_HISTORY = (8, 40)
 
 
 def print_summary(console: Console, context: StageContext, tables: dict[str, tuple[Table, ...]]) -> None:
-    """Print what went in, how training went, how good it is, three users, times and places.
+    """Print what went in, how training went, how good it is, three users, similar items, times and places.
 
     Parameters
     ----------
@@ -40,6 +41,7 @@ def print_summary(console: Console, context: StageContext, tables: dict[str, tup
         _print_metrics(console, records["evaluate"])
     if "recommend" in records and "train" in records:
         _print_users(console, context)
+        _print_similar_items(console, context)
     _print_times(console, records)
     _print_places(console, context, records, tables)
 
@@ -58,6 +60,9 @@ def _print_rows(console: Console, record: dict[str, Any]) -> None:
 
 
 def _print_objective(console: Console, record: dict[str, Any]) -> None:
+    if not record["history"]:
+        console.print(f"model: {record['label']}")
+        return
     grid = _grid(
         "objective after each half-iteration",
         "iteration",
@@ -105,6 +110,17 @@ def _print_users(console: Console, context: StageContext) -> None:
         console.print()
         print_user(console, read_user(context.run, context.storage, row["user_id"], context.spark))
     console.print()
+
+
+def _print_similar_items(console: Console, context: StageContext) -> None:
+    if not context.storage.exists(context.run.table_path(SIMILAR_ITEMS)):
+        return
+    items = context.read(ITEM_FACTORS).select("item_id", "n_ratings")
+    # Many have as many ratings as the first; ids would then take old or short names alone.
+    for row in items.orderBy(F.desc("n_ratings"), F.xxhash64("item_id")).limit(_SAMPLE_ITEMS).collect():
+        page = read_neighbours(context.run, context.storage, SIMILAR_ITEMS, row["item_id"], context.spark)
+        print_neighbours(console, page)
+        console.print()
 
 
 def _print_times(console: Console, records: dict[str, dict[str, Any]]) -> None:

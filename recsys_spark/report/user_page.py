@@ -39,7 +39,7 @@ def read_user(run: Run, storage: Storage, user_id: str, spark: SparkSession | No
         If the run has no list for the user.
     """
     reader = None if isinstance(storage, LocalStorage) else spark
-    lists = _rows(run, RECOMMENDATIONS, "user_id", [user_id], reader)
+    lists = read_rows(run, RECOMMENDATIONS, "user_id", [user_id], reader)
     if not lists:
         raise ContractError(
             "the table has no such user",
@@ -51,19 +51,20 @@ def read_user(run: Run, storage: Storage, user_id: str, spark: SparkSession | No
     history.sort(key=lambda row: (-row["rating"], row["item_id"]))
     recommendations = lists[0]["recommendations"]
     shown = [row["item_id"] for row in (*history, *recommendations)]
-    titles = _titles(run, shown, reader) if storage.exists(run.table_path(CATALOGUE)) else {}
+    titles = read_titles(run, shown, reader) if storage.exists(run.table_path(CATALOGUE)) else {}
     return UserPage(user_id, history, recommendations, lists[0]["short_reason"], titles)
 
 
 def _history(run: Run, storage: Storage, user_id: str, reader: SparkSession | None) -> list[dict[str, Any]]:
     """Return the user's ratings, new ones in the place of old ones."""
     tables = [table for table in (RATINGS, NEW_RATINGS) if storage.exists(run.table_path(table))]
-    rows = [row for table in tables for row in _rows(run, table, "user_id", [user_id], reader)]
+    rows = [row for table in tables for row in read_rows(run, table, "user_id", [user_id], reader)]
     return list({row["item_id"]: row for row in rows}.values())
 
 
-def _titles(run: Run, item_ids: Sequence[str], spark: SparkSession | None) -> dict[str, str]:
-    rows = _rows(run, CATALOGUE, "item_id", item_ids, spark)
+def read_titles(run: Run, item_ids: Sequence[str], spark: SparkSession | None) -> dict[str, str]:
+    """Return title and author of those items that the catalogue has."""
+    rows = read_rows(run, CATALOGUE, "item_id", item_ids, spark)
     return {row["item_id"]: _title(row) for row in rows}
 
 
@@ -72,7 +73,7 @@ def _title(row: dict[str, Any]) -> str:
     return f"{title}, {row['by']}" if row["by"] else title
 
 
-def _rows(
+def read_rows(
     run: Run, table: Table, column: str, values: Sequence[str], spark: SparkSession | None
 ) -> list[dict[str, Any]]:
     """Read the rows with some values of a column: by Spark where a session is given, else from this machine."""

@@ -1,9 +1,11 @@
-"""``indexed_ratings`` -> ``user_factors`` and ``item_factors``, by alternating row solves on Spark."""
+"""``indexed_ratings`` -> ``user_factors`` and ``item_factors``, by row solves on Spark; or to neighbourhoods."""
 
 from recsys_spark.train.alternating import Continuation, fit_factors
+from recsys_spark.train.fit import fit_model
 from recsys_spark.train.half_iteration import prepare_fixed, row_problem
 from recsys_spark.train.held_back import were_held_back
 from recsys_spark.train.model import Factorization
+from recsys_spark.train.neighbourhoods import evidence_rows, read_neighbourhoods
 from recsys_spark.train.observations import constant_of_rows, further_observations, latest_time
 from recsys_spark.train.observed_row import observed_row
 from recsys_spark.train.training_plan import TrainingPlan, describe_methods
@@ -15,11 +17,14 @@ __all__ = [
     "TrainingPlan",
     "constant_of_rows",
     "describe_methods",
+    "evidence_rows",
     "fit_factors",
+    "fit_model",
     "further_observations",
     "latest_time",
     "observed_row",
     "prepare_fixed",
+    "read_neighbourhoods",
     "row_problem",
     "training_ratings",
     "were_held_back",

@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.factor_tables import collect_rows, factor_rows
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.kernels.neighbour_average import NeighbourAverages
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.train.scored_pairs import with_scores
 from recsys_spark.train.training_plan import Footprint, TrainingPlan
@@ -96,6 +97,14 @@ class Factorization:
             return self.frames[side]
         vectors, degrees = self._arrays(side)
         return factor_rows(spark, side, vectors, degrees, biases=self.biases)
+
+    def rows_for_lists(self, spark: SparkSession) -> DataFrame:
+        """Return the users' rows, as ``recommend.users_with_history`` takes them."""
+        return self.rows(spark, USERS)
+
+    def averages(self, column_of_index: Int32Array, n_columns: int) -> NeighbourAverages | None:
+        """Return what tasks need to average over neighbours; None where scores are products alone."""
+        return None
 
     def both_sides(self, spark: SparkSession) -> dict[Side, DataFrame]:
         """Return the rows of both sides, as another training may start from."""

@@ -8,6 +8,7 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.errors import ConfigError
 from recsys_spark.kernels.arrays import Int32Array
 from recsys_spark.rating_blocks import ITEMS, USERS, Side, choose_n_blocks
 from recsys_spark.session import session_limits
@@ -32,11 +33,20 @@ def plan_run(context: StageContext) -> ExchangePlans:
     ExchangePlans
         With all ratings: those that ``train.validation_share`` would keep back are counted as well.
 
+    Raises
+    ------
+    ConfigError
+        If the model is none of factors.
+
     Notes
     -----
     Two aggregations by an integer; the driver receives 8 bytes per user and item.
     """
     config, sizes = context.config.train, context.record("index")
+    if config.model != "factors":
+        raise ConfigError(
+            "only the training of factors has a plan", where="train.model", got=config.model, allowed="factors"
+        )
     n_users, n_items = sizes["n_users"], sizes["n_items"]
     ratings = fitted_ratings(training_ratings(context), config)
     users, items = _degrees(ratings, USERS, n_users), _degrees(ratings, ITEMS, n_items)

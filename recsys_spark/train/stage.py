@@ -7,38 +7,41 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
+from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ConfigError, RowError
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.run_directory import StageContext, code_fingerprint
 from recsys_spark.storage import join
-from recsys_spark.tables import ITEM_FACTORS, ITEM_INDEX, USER_FACTORS, USER_INDEX
-from recsys_spark.train.alternating import Continuation, fit_factors
+from recsys_spark.tables import ITEM_FACTORS, ITEM_INDEX, NEIGHBOURHOODS, USER_FACTORS, USER_INDEX
+from recsys_spark.train.alternating import Continuation
 from recsys_spark.train.checkpoints import Checkpoints
+from recsys_spark.train.fit import fit_model
 from recsys_spark.train.model import Factorization
+from recsys_spark.train.neighbourhoods import NeighbourModel
 from recsys_spark.train.training_ratings import training_ratings
 from recsys_spark.train.warm_start import published_vectors
 
-TABLES = (USER_FACTORS, ITEM_FACTORS)
+TABLES = (USER_FACTORS, ITEM_FACTORS, NEIGHBOURHOODS)
 # What decides the result of an iteration: a change elsewhere need not cost the iterations done so far.
 _CODE = ("kernels", "train", "rating_blocks.py")
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Fit the factorization to all ratings and write both sides' factors.
+    """Fit the model to all ratings and write both sides' factors; of a neighbourhood model, means and neighbours.
 
     Shuffles: one per side's blocks, and one join per side with its index.
 
     Returns
     -------
     dict
-        ``global_mean``, ``biases``, ``rank``, the objective of every half-iteration, and the plan beside what the
-        training took.
+        ``global_mean``, ``biases``, ``rank``, a label for people, the objective of every half-iteration, and the
+        plan beside what the training took.
     """
     config = context.config.train
     sizes = context.record("index")
     _warn_about_rank(context, min(sizes["n_users"], sizes["n_items"]))
     try:
-        model = fit_factors(
+        model = fit_model(
             context.spark,
             training_ratings(context),
             config,
@@ -56,11 +59,18 @@ def run(context: StageContext) -> dict[str, Any]:
         "global_mean": model.global_mean,
         "biases": model.biases,
         "loss": model.loss,
-        "rank": config.rank,
+        "rank": model.rank,
+        "label": _label(config),
         "blocking_seconds": round(model.blocking_seconds, 3),
         "plan": _predicted_beside_actual(model),
         "history": [asdict(step) for step in model.history],
     }
+
+
+def _label(config: TrainConfig) -> str:
+    if config.model == "factors":
+        return f"{config.loss}, rank {config.rank}"
+    return f"{config.model}, {config.knn.similarity}, k {config.knn.k}"
 
 
 def _continuation(context: StageContext) -> Continuation:
@@ -100,7 +110,7 @@ def _predicted_beside_actual(model: Factorization) -> dict[str, Any]:
 
 
 def _warn_about_rank(context: StageContext, smaller_side: int) -> None:
-    if context.config.train.rank > smaller_side:
+    if context.config.train.model == "factors" and context.config.train.rank > smaller_side:
         context.progress.say(
             f"train: rank {context.config.train.rank} is more than the smaller side's {smaller_side} rows; the "
             f"regularisation keeps the result well defined, but a rank of {smaller_side} could say the same"
@@ -119,3 +129,5 @@ def _write_factors(context: StageContext, model: Factorization) -> None:
     for side, index, table in ((USERS, USER_INDEX, USER_FACTORS), (ITEMS, ITEM_INDEX, ITEM_FACTORS)):
         rows = model.rows(context.spark, side)
         context.write(table, context.read(index).join(rows, side.rows))
+    if isinstance(model, NeighbourModel) and model.neighbourhoods is not None:
+        context.write(NEIGHBOURHOODS, model.neighbourhoods.frame)

@@ -56,6 +56,7 @@ def published(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "items.csv").write_text("item_id,title\né 1,<b>One</b> [red]\n", encoding="utf-8")
     sections = {"catalogue": {"path": str(folder / "items.csv")}, "evaluate": {"holdout_share": 0.2, "n": 3}}
     sections["recommend"] = {"rows": True}
+    sections["similar_items"], sections["similar_users"] = {"n": 4}, {"method": "jaccard", "n": 5, "min_ratings": 3}
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(small_config(folder, sections), allow_unicode=True), encoding="utf-8")
     command = ["pipeline", "--config", str(config), "--run-id", "manual__2026-01-05T00:00:00+00:00"]
@@ -246,6 +247,47 @@ def test_show_prints_the_published_list_with_titles(
     for entry in row["recommendations"]:
         title = "<b>One</b> [red]" if entry["item_id"] == "é 1" else entry["item_id"]
         assert f"{entry['position']}. {title}" in shown
+
+
+def test_neighbours_are_published_and_shown(
+    published: tuple[Path, list[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, command, printed = published
+    run = only_run(folder)
+    rated: dict[str, set[str]] = {}
+    for user, item in pairs_of(folder):
+        rated.setdefault(user, set()).add(item)
+    by_user = {row["user_id"]: row for row in ds.dataset(run / "similar_users").to_table().to_pylist()}
+    assert by_user.keys() == rated.keys()
+    for user, row in by_user.items():
+        common = {other: len(rated[user] & held) for other, held in rated.items() if other != user and len(held) >= 3}
+        score = {o: c / len(rated[user] | rated[o]) * c / (c + 10) for o, c in common.items() if c}
+        expected = sorted(score, key=lambda o: (-np.float32(score[o]), o))[:5]
+        assert [entry["user_id"] for entry in row["neighbours"]] == expected
+        assert [entry["n_common"] for entry in row["neighbours"]] == [common[o] for o in expected]
+        assert (row["short_reason"] is None) == (len(expected) == 5)
+    factors = {row["item_id"]: row for row in ds.dataset(run / "item_factors").to_table().to_pylist()}
+    vectors = {item: np.array(row["factors"]) for item, row in factors.items()}
+    weight = {item: row["n_ratings"] / (row["n_ratings"] + 10) for item, row in factors.items()}
+    by_item = {row["item_id"]: row for row in ds.dataset(run / "similar_items").to_table().to_pylist()}
+    assert by_item.keys() == vectors.keys()
+    for item, row in by_item.items():
+        unit = {o: v / np.linalg.norm(v) for o, v in vectors.items()}
+        score = {o: float(unit[item] @ unit[o]) * weight[item] * weight[o] for o in vectors if o != item}
+        expected = [o for o in sorted(score, key=lambda o: -score[o]) if score[o] > 0][:4]
+        assert [entry["item_id"] for entry in row["neighbours"]] == expected
+        assert {(row["run_id"], row["model"]) for row in by_item.values()} == {
+            (run.name.removeprefix("run="), "factors of squared, rank 2, shrink 10")
+        }
+    assert "most similar by factors of squared, rank 2" in printed
+
+    assert main(["similar", "é 1", *command[1:3]]) == 0
+    shown = capsys.readouterr().out
+    assert "item <b>One</b> [red]: most similar by factors" in shown
+    assert all(entry["item_id"] in shown for entry in by_item["é 1"]["neighbours"])
+    user = min(rated)
+    assert main(["similar", user, "--users", *command[1:3]]) == 0
+    assert f"user {user}: most similar by jaccard, shrink 10" in capsys.readouterr().out
 
 
 def files_under(folder: Path) -> dict[str, bytes]:

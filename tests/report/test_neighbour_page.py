@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
+from recsys_spark.run_directory import Run
+from recsys_spark.storage import LocalStorage
+from recsys_spark.tables import SIMILAR_ITEMS, SIMILAR_USERS
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run(str(tmp_path), "r", "2026-01-05")
+    entry = {"item_id": "i9", "similarity": 0.25, "position": 1, "n_common": 1234}
+    tables = {
+        "similar_items": {
+            "item_id": ["i1", "i9"],
+            "neighbours": [[entry], []],
+            "short_reason": ["only 1 of 3", "only 0 of 3"],
+            "model": ["jaccard, shrink 10"] * 2,
+        },
+        "catalogue": {"item_id": ["i9", "i1"], "title": ["[bold]Nine[/bold]", "One"], "by": ["A. Writer", None]},
+    }
+    for name, columns in tables.items():
+        folder = Path(run.path) / name
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table(columns), folder / "part-0.parquet")
+    return run
+
+
+def test_page_shows_titles_and_no_markup(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    print_neighbours(Console(width=120), read_neighbours(run, LocalStorage(), SIMILAR_ITEMS, "i1"))
+    printed = capsys.readouterr().out
+    for expected in (
+        "item One: most similar by jaccard, shrink 10",
+        "[bold]Nine[/bold], A. Writer",
+        "0.250",
+        "1,234",
+        "only 1",
+    ):
+        assert expected in printed
+
+
+def test_an_unknown_item_and_an_absent_table_are_named(run: Run) -> None:
+    with pytest.raises(ContractError, match=r"the table has no such item(.|\n)*got: 'I1'(.|\n)*compared exactly"):
+        read_neighbours(run, LocalStorage(), SIMILAR_ITEMS, "I1")
+    with pytest.raises(ConfigError, match=r"no table of similar users(.|\n)*add similar_users"):
+        read_neighbours(run, LocalStorage(), SIMILAR_USERS, "u1")
