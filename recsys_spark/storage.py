@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from pyspark.sql import SparkSession
 
-from recsys_spark.errors import ConfigError, RecsysError
+from recsys_spark.errors import ConfigError, ContractError, RecsysError
 from recsys_spark.session import is_connect
 
 _HIDDEN = ("_", ".")
@@ -169,7 +169,9 @@ class LocalStorage:
             with openers.get(name.suffix, open)(name, "rb") as file:
                 head: bytes = file.read(n_bytes)
                 return head
-        except (OSError, EOFError, zlib.error) as error:
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ContractError("an input file is cut off or damaged", where=path, got=str(error)) from None
+        except OSError as error:
             raise ConfigError("an input file cannot be read", where=path, got=str(error)) from None
 
     def read_text(self, path: str) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from pyspark.sql import SparkSession
 
-from recsys_spark.errors import ConfigError
+from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.storage import (
     HadoopStorage,
     LocalStorage,
@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_made_is_named(storage: Storage, tmp_path: Path)
 
 def test_damaged_gzip_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(b"no gzip at all")
-    with pytest.raises(ConfigError, match="an input file cannot be read"):
+    with pytest.raises(ContractError, match="cut off or damaged"):
         LocalStorage().read_head(str(tmp_path / "a.csv.gz"), 10)
 
 

@@ -209,8 +209,8 @@ def test_files_that_cannot_be_read_to_the_end_are_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cli, "build_session", lambda name: spark)
-    whole = gzip.compress(b"user_id,item_id,rating\n" + b"".join(b"%d,%d,1\n" % (n, n * n) for n in range(5_000)))
-    (tmp_path / "cut.csv.gz").write_bytes(whole[:-2_000])
+    whole = gzip.compress(b"user_id,item_id,rating\n" + b"".join(b"%d,%d,1\n" % (n, n * n) for n in range(200_000)))
+    (tmp_path / "cut.csv.gz").write_bytes(whole[:-20_000])
     assert main(["ingest", "--config", write_config(input={"path": str(tmp_path / "cut.csv.gz")})]) == 3
     printed = capsys.readouterr().err
     assert "a file cannot be read" in printed

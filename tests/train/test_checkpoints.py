@@ -83,7 +83,12 @@ SIMULTANEOUS = {"updates": "simultaneous", "solver": "gradient"}
 
 @pytest.mark.parametrize(
     ("settings", "hot_floor"),
-    [({}, 50_000), (JUDGED, 9), ({**JUDGED, "exchange": "route"}, 50_000), ({**JUDGED, **SIMULTANEOUS}, 50_000)],
+    [
+        ({}, 50_000),
+        (JUDGED, 9),
+        ({**JUDGED, "exchange": "route"}, 50_000),
+        pytest.param({**JUDGED, **SIMULTANEOUS}, 50_000, marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_training_is_the_undisturbed_one(
     spark: SparkSession,
