@@ -5,13 +5,21 @@ from recsys_spark.recommend.eligibility import seen_ratings
 from recsys_spark.recommend.lists import users_with_history, write_lists
 from recsys_spark.recommend.new_ratings import listed_users, rated_pairs
 from recsys_spark.recommend.similar import SIMILAR_TABLES, similar_config
-from recsys_spark.recommend.variety import item_categories, read_categories, with_variety
+from recsys_spark.recommend.variety import (
+    damped_vectors,
+    item_categories,
+    popularity_damping,
+    read_categories,
+    with_variety,
+)
 
 __all__ = [
     "SIMILAR_TABLES",
     "Candidates",
+    "damped_vectors",
     "item_categories",
     "listed_users",
+    "popularity_damping",
     "rated_pairs",
     "read_categories",
     "seen_ratings",

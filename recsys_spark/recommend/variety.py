@@ -9,7 +9,7 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.kernels.arrays import Float32Array, Int32Array, Int64Array
+from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array, Int64Array
 from recsys_spark.kernels.capped_top_n import capped_top_n
 from recsys_spark.kernels.marginal_relevance import rerank
 from recsys_spark.kernels.top_n import top_n
@@ -83,10 +83,19 @@ def with_variety(candidates: Candidates, category_of_item: Int32Array | None, co
     )
     if config.popularity_damping == 0:
         return replace(candidates, variety=variety)
-    damping = config.popularity_damping * np.log1p(candidates.popularity.astype(np.float64))
-    factors, bias = _split(candidates)
-    vectors = np.concatenate([factors, (bias - damping)[:, None].astype(np.float32)], axis=1)
+    damping = popularity_damping(candidates.popularity, config)
+    vectors = damped_vectors(*_split(candidates), damping)
     return replace(candidates, vectors=vectors, biases=True, variety=variety)
+
+
+def popularity_damping(popularity: Float32Array, config: RecommendConfig) -> Float64Array:
+    """Return what the scores of items lose, float64 (n_items,), from their numbers of ratings."""
+    return config.popularity_damping * np.log1p(popularity.astype(np.float64))
+
+
+def damped_vectors(factors: Float32Array, bias: Float32Array, damping: Float64Array) -> Float32Array:
+    """Return item vectors whose bias, the last column, is less by the damping."""
+    return np.concatenate([factors, (bias - damping)[:, None].astype(np.float32)], axis=1)
 
 
 def best_items(

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from recsys_spark.errors import ContractError
+from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from recsys_spark.kernels.contributions import Contributions, contributions
 from recsys_spark.kernels.csr_block import build_csr_block
 from recsys_spark.kernels.full_ranking import score_in_full
+from recsys_spark.recommend import damped_vectors, popularity_damping
 from recsys_spark.report.rated_user import History, RatedUser
 from recsys_spark.report.stored_run import Items, StoredRun, as_utc
 from recsys_spark.tables import (
@@ -40,8 +41,8 @@ class Explanation:
     log_odds : float or None
         Of a probability: what the parts add up to.
     parts : dict of str to float
-        What adds up to the score besides the history: ``mean``, ``item``, ``unobserved``, ``unsettled``; empty for a
-        popularity.
+        What adds up to the score besides the history: ``mean``, ``item``, ``damping``, ``unobserved``,
+        ``unsettled``; empty for a popularity.
     of_history : float64 array of shape (n,)
         What each rating of the history adds; 0 where it is no observation.
     position : int
@@ -81,6 +82,8 @@ class UserExplanation:
         Of the item asked for, or of every item of the list.
     removed : dict of str to int
         How many of the model's items each filter removes for this user; an item may be removed by several.
+    is_varied : bool
+        Whether limits per category or marginal relevance stand between the scores and the list.
     """
 
     user_id: str
@@ -89,6 +92,7 @@ class UserExplanation:
     history: History
     explanations: list[Explanation]
     removed: dict[str, int]
+    is_varied: bool
 
 
 def explain_user(stored: StoredRun, user_id: str, item_id: str | None = None) -> UserExplanation:
@@ -111,6 +115,13 @@ def explain_user(stored: StoredRun, user_id: str, item_id: str | None = None) ->
     ContractError
         If the run has no list for the user, or the model does not know the item.
     """
+    if stored.config.train.model != "factors":
+        raise ConfigError(
+            "only the scores of factors can be explained",
+            where=f"{stored.run.path}: train.model",
+            got=stored.config.train.model,
+            allowed="factors",
+        )
     entries = _listed(stored, user_id)
     items = stored.items()
     if item_id is not None:
@@ -130,7 +141,9 @@ def explain_user(stored: StoredRun, user_id: str, item_id: str | None = None) ->
     placed = _Placed(items, scores, is_open, removed, {entry["item_id"]: entry["position"] for entry in entries})
     explanations = [_explain(stored, user, placed, int(column), parts, k) for k, column in enumerate(columns)]
     counts = {reason: int(mask.sum()) for reason, mask in removed.items() if mask.any()}
-    return UserExplanation(user_id, user.source, segment, user.history, explanations, counts)
+    lists = stored.config.recommend
+    is_varied = lists.max_per_category is not None or lists.mmr is not None
+    return UserExplanation(user_id, user.source, segment, user.history, explanations, counts, is_varied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +217,17 @@ def _mask(columns: Int64Array, n_items: int) -> BoolArray:
 
 
 def _scores(stored: StoredRun, items: Items, vector: Float32Array) -> Float32Array:
-    """Score every item, as the lists do: float32 (n_items,), log-odds for the logistic loss."""
+    """Score every item, as the lists do before any re-ranking: float32 (n_items,), log-odds for the logistic loss."""
     model = stored.record("train")
-    starts = range(0, len(items.vectors), _ITEMS_AT_ONCE)
-    parts = [items.vectors[first : first + _ITEMS_AT_ONCE] for first in starts]
-    return np.concatenate(
-        [score_in_full(vector[None], part, model["global_mean"], model["biases"])[0] for part in parts]
-    )
+    vectors, biases = items.vectors, model["biases"]
+    if stored.config.recommend.popularity_damping > 0:
+        rank = vectors.shape[1] - biases
+        bias = vectors[:, -1] if biases else np.zeros(len(vectors), np.float32)
+        vectors = damped_vectors(vectors[:, :rank], bias, popularity_damping(items.n_ratings, stored.config.recommend))
+        vector, biases = np.append(vector[:rank], vector[rank:] if biases else np.float32(0.0)), True
+    starts = range(0, len(vectors), _ITEMS_AT_ONCE)
+    parts = [vectors[first : first + _ITEMS_AT_ONCE] for first in starts]
+    return np.concatenate([score_in_full(vector[None], part, model["global_mean"], biases)[0] for part in parts])
 
 
 def _contributions(stored: StoredRun, items: Items, user: RatedUser, columns: Int64Array) -> Contributions:
@@ -272,6 +289,7 @@ def _explain(
         told = {
             "mean": float(model["global_mean"]),
             "item": float(items.vectors[column, -1]) if model["biases"] else 0.0,
+            "damping": -float(popularity_damping(items.n_ratings[[column]], stored.config.recommend)[0]),
             "unobserved": float(parts.unobserved[place]),
             "unsettled": float(parts.unsettled[place]),
         }

@@ -32,11 +32,13 @@ class Items:
     index : int32 array of shape (n_items,)
         Their item indexes.
     vectors : float32 array of shape (n_items, width)
+    n_ratings : float32 array of shape (n_items,)
     """
 
     labels: pa.Array
     index: Int32Array
     vectors: Float32Array
+    n_ratings: Float32Array
 
     def column(self, item_id: str) -> int | None:
         """Return the place of an item, or None where the model does not know it."""
@@ -89,10 +91,11 @@ class StoredRun:
 
     def items(self) -> Items:
         """Read the item factors."""
-        found = self.read(ITEM_FACTORS, ("item_id", "item_index", "factors", "bias")).sort_by("item_id")
+        found = self.read(ITEM_FACTORS, ("item_id", "item_index", "factors", "bias", "n_ratings")).sort_by("item_id")
         labels, factors, bias = (found[name].combine_chunks() for name in ("item_id", "factors", "bias"))
         index = found["item_index"].to_numpy()
-        return Items(labels, index, vectors_from_columns(factors, bias, biases=self.record("train")["biases"]))
+        vectors = vectors_from_columns(factors, bias, biases=self.record("train")["biases"])
+        return Items(labels, index, vectors, found["n_ratings"].to_numpy().astype(np.float32))
 
     def titles(self, item_ids: Sequence[str]) -> dict[str, str]:
         """Return titles with authors by item, for items that the catalogue has."""

@@ -79,20 +79,21 @@ def _print_in_full(console: Console, explained: UserExplanation, one: Explanatio
         console.print(_parts_grid(explained, one, titles))
     else:
         console.print(f"score {one.score:.4f}: its popularity", highlight=False)
-    console.print(_place(one), highlight=False)
+    console.print(_place(one, is_varied=explained.is_varied), highlight=False)
     for reason, item_ids in one.removed_above.items():
         shown = "; ".join(_name(item_id, titles) for item_id in item_ids[:_EXAMPLES])
         more = f"; and {len(item_ids) - _EXAMPLES} more" if len(item_ids) > _EXAMPLES else ""
         console.print(escape(f"above it, but {_words(reason)}: {len(item_ids)} ({shown}{more})"), highlight=False)
 
 
-def _place(one: Explanation) -> str:
+def _place(one: Explanation, *, is_varied: bool) -> str:
     if one.removed_by:
         reasons = " and ".join(map(_words, one.removed_by))
         return f"not listed: {reasons}; by its score it would stand at position {one.position:,}"
     if one.listed_at is not None:
         return f"position {one.listed_at:,} of the list"
-    return f"not listed: by its score it stands at position {one.position:,}, behind the end of the list"
+    what = "after limits per category and re-ranking" if is_varied else "behind the end of the list"
+    return f"not listed: by its score it stands at position {one.position:,}, {what}"
 
 
 def _parts_grid(explained: UserExplanation, one: Explanation, titles: dict[str, str]) -> Grid:
@@ -101,6 +102,8 @@ def _parts_grid(explained: UserExplanation, one: Explanation, titles: dict[str, 
     grid.add_column("what", overflow="fold")
     grid.add_row(f"{one.parts['mean']:+.4f}", "mean of all")
     grid.add_row(f"{one.parts['item']:+.4f}", "the item itself, whoever it is for")
+    if one.parts["damping"]:
+        grid.add_row(f"{one.parts['damping']:+.4f}", "damping, for it is popular")
     history = explained.history
     for k in np.argsort(-one.of_history, kind="stable"):
         if history.is_fitted[k]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from recsys_spark.cli import main
 from recsys_spark.config import PipelineConfig
-from recsys_spark.errors import ContractError
+from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.rating_split import are_held_out
@@ -88,6 +89,8 @@ class HandWrittenRun:
         self.mean = {"logistic": 0.3, "squared": 3.5}.get(self.config.train.loss, 0.0) if self.biases else 0.0
         if self.config.train.unobserved_weight:
             self.mean = 0.0
+        # Item k has k + 1 ratings.
+        self.damping = self.config.recommend.popularity_damping * np.log(np.arange(N_ITEMS) + 2.0)
         self.items = rng.normal(scale=0.6, size=(N_ITEMS, RANK + self.biases)).astype(np.float32)
         self.ratings = {
             "old": {k: float(rng.integers(1, 6)) for k in (0, 2, 5, 7, 8)},
@@ -135,8 +138,8 @@ class HandWrittenRun:
         vector = self.vectors[user].astype(np.float32).astype(float)
         items = self.items.astype(float)
         if not self.biases:
-            return self.mean + items @ vector
-        return self.mean + items[:, :-1] @ vector[:-1] + items[:, -1] + vector[-1]
+            return self.mean + items @ vector - self.damping
+        return self.mean + items[:, :-1] @ vector[:-1] + items[:, -1] + vector[-1] - self.damping
 
     def removed(self, user: str) -> set[int]:
         seen = set(self.ratings.get(user, {})) | set(self.newer.get(user, {}))
@@ -153,7 +156,9 @@ class HandWrittenRun:
         (path / "run.json").write_text(json.dumps({"config": self.config.model_dump(mode="json")}))
         (path / "stages" / "train.json").write_text(json.dumps({"global_mean": self.mean, "biases": self.biases}))
         self.table(ITEM_INDEX, [(label, k) for k, label in enumerate([*LABELS, UNTRAINED])])
-        self.table(ITEM_FACTORS, [(LABELS[k], k, *self.columns(self.items[k], width)) for k in range(N_ITEMS)])
+        self.table(
+            ITEM_FACTORS, [(LABELS[k], k, *self.columns(self.items[k], width)[:2], k + 1) for k in range(N_ITEMS)]
+        )
         self.table(USER_FACTORS, [(user, 0, *self.columns(self.vectors[user], width)) for user in ("old", "new")])
         self.table(FOLDED_FACTORS, [("new", 1, *self.columns(self.vectors["new"], width))])
         for table, ratings in ((RATINGS, self.ratings), (NEW_RATINGS, self.newer)):
@@ -167,7 +172,7 @@ class HandWrittenRun:
         removed = [(label, "denied" if label == DENIED else None) for label in (*LABELS, UNTRAINED)]
         self.table(ITEM_ELIGIBILITY, removed)
         self.table(USER_BLOCKS, [("old", LABELS[11]), ("stranger", LABELS[6])])
-        self.table(CATALOGUE, [(LABELS[0], "[b]Zero[/b]", "A. Writer", None, None, None)])
+        self.table(CATALOGUE, [(LABELS[0], "[b]Zero[/b]", "A. Writer", None, None, None, None)])
         self.popular = {k: float(3 * k % 7) for k in range(N_ITEMS)}
         self.in_segment = {4: 2.0, 1: 2.0, 3: 9.0}
         popularity = [(None, LABELS[k], count) for k, count in self.popular.items()]
@@ -217,6 +222,26 @@ MakeRun = Callable[..., HandWrittenRun]
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     return lambda case, **recommend: HandWrittenRun(tmp_path, CASES[case], **recommend)
+
+
+@pytest.mark.parametrize("case", ["squared", "no biases", "logistic"])
+def test_damping_is_a_part_of_the_score(make_run: MakeRun, case: str) -> None:
+    run = make_run(case, popularity_damping=0.3)
+    scores = run.scores("old")
+    for k in range(N_ITEMS):
+        (one,) = run.explain("old", LABELS[k]).explanations
+        assert one.parts["damping"] == pytest.approx(-run.damping[k])
+        assert (one.score if one.log_odds is None else one.log_odds) == pytest.approx(scores[k], abs=1e-6)
+        assert sum(one.parts.values()) + one.of_history.sum() == pytest.approx(scores[k], abs=1e-6)
+        assert one.position == run.listed(scores, run.removed("old") - {k}).index(k) + 1
+
+
+def test_a_neighbourhood_model_is_not_explained(make_run: MakeRun) -> None:
+    run = make_run("squared")
+    stored = StoredRun.open(run.run, LocalStorage(), None)
+    train = stored.config.train.model_copy(update={"model": "user_knn"})
+    with pytest.raises(ConfigError, match="only the scores of factors can be explained"):
+        explain_user(replace(stored, config=stored.config.model_copy(update={"train": train})), "old")
 
 
 @pytest.mark.parametrize("user", ["old", "new"])
