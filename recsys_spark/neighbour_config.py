@@ -53,6 +53,5 @@ class KnnConfig(Section):
         default=0.0,
         ge=0,
         le=1e9,
-        description="added to the sum of similarities below the line, so that few neighbours move a prediction little; "
-        "above 0 makes top-N lists better",
+        description="added to the sum of similarities below the line, so that few neighbours move a prediction little",
     )

@@ -12,6 +12,10 @@ from recsys_spark.kernels.similarity import CommonSums
 # Pairs that are looked at together, and sums that are held: some 100 MB with what it takes to make them.
 _MAX_PAIRS = 1 << 21
 _MAX_SUMS = 1 << 21
+# Rows that have little in common with each other's candidates make sums that stay empty: so many per pair at most,
+# unless there are few of them.
+_MAX_SUMS_PER_PAIR = 4
+_FEW_SUMS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +99,12 @@ def compare_rows(
     Values are added in float64 in the order of the holders, so that a row's sums do not depend on the other rows.
     """
     entries, held = _entries_and_held(block, candidate_of_index, part, n_parts)
+    # Of use only where a group has met a candidate.
+    place = np.zeros(n_candidates, np.int64)
     for first, last in _groups_of_rows(entries, n_candidates):
         own = slice(entries.starts[first], entries.starts[last])
         pieces = _pieces(entries.work[own], int(entries.starts[first]))
         candidates = _candidates_met(entries, held, pieces, n_candidates)
-        place = np.zeros(n_candidates, np.int64)
         place[candidates] = np.arange(len(candidates))
         sums = _add_up(
             entries, held, pieces, place, (first, last, len(candidates)), with_values=with_values, squares=with_squares
@@ -135,7 +140,8 @@ def _groups_of_rows(entries: _Entries, n_candidates: int) -> Iterator[tuple[int,
         last = first + 1
         while last < n_rows:
             pairs = done[last + 1] - done[first]
-            if pairs > _MAX_PAIRS or (last + 1 - first) * min(pairs, n_candidates) > _MAX_SUMS:
+            n_sums = (last + 1 - first) * min(pairs, n_candidates)
+            if pairs > _MAX_PAIRS or n_sums > min(_MAX_SUMS, max(_MAX_SUMS_PER_PAIR * pairs, _FEW_SUMS)):
                 break
             last += 1
         yield first, last
@@ -153,13 +159,12 @@ def _pieces(work: Int64Array, start: int) -> list[tuple[int, int]]:
 
 def _candidates_met(entries: _Entries, held: _Held, pieces: list[tuple[int, int]], n_candidates: int) -> Int64Array:
     """Return the candidates of a group's pairs, or all where that is no fewer."""
-    if entries.work[pieces[0][0] : pieces[-1][1]].sum() >= n_candidates:
+    chosen = slice(pieces[0][0], pieces[-1][1])
+    work = entries.work[chosen]
+    if work.sum() >= n_candidates:
         return np.arange(n_candidates)
-    is_met = np.zeros(n_candidates, np.bool_)
-    for first, last in pieces:
-        found = entries_of_rows(held.indptr[entries.holders[first:last]], entries.work[first:last])
-        is_met[held.candidates[found]] = True
-    return np.flatnonzero(is_met)
+    met = held.candidates[entries_of_rows(held.indptr[entries.holders[chosen]], work)]
+    return np.unique(met).astype(np.int64)
 
 
 def _add_up(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,6 +12,10 @@ from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.kernels.full_ranking import best_of_rows
 from recsys_spark.kernels.similarity import USES_RATINGS, RowSizes, evidence, similarity
 from recsys_spark.kernels.top_n import top_n
+
+# Results that are given back together: a group of rows that are compared together may be very few.
+_ROWS_AT_ONCE = 1 << 12
+_Found: TypeAlias = tuple[Int32Array, Float32Array, Int64Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,8 @@ def neighbours_by_common(
     Cost and memory as for `compare_rows`, and one partial sort of each row's candidates. A similarity is rounded
     to float32, and then compared.
     """
+    rows: list[Int32Array] = []
+    found: list[_Found] = []
     for compared in compare_rows(
         block,
         comparable.candidate_of_index,
@@ -131,10 +138,21 @@ def neighbours_by_common(
         with_values=measure.name in USES_RATINGS,
         with_squares=measure.name == "pearson",
     ):
-        yield compared.rows, _best(compared, comparable, measure, n)
+        rows.append(compared.rows)
+        found.append(_best(compared, comparable, measure, n))
+        if sum(map(len, rows)) >= _ROWS_AT_ONCE:
+            yield np.concatenate(rows), _joined(found)
+            rows, found = [], []
+    if rows:
+        yield np.concatenate(rows), _joined(found)
 
 
-def _best(compared: ComparedRows, comparable: Comparable, measure: Measure, n: int) -> Neighbours:
+def _joined(found: list[_Found]) -> Neighbours:
+    candidates, similarities, n_common = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return Neighbours(candidates, similarities, n_common)
+
+
+def _best(compared: ComparedRows, comparable: Comparable, measure: Measure, n: int) -> _Found:
     own = comparable.sizes.take(compared.rows)
     others = comparable.sizes.take(comparable.index_of_candidate[compared.candidates])
     similarities = similarity(measure.name, compared.sums, own, others, measure.n_columns)
@@ -152,4 +170,4 @@ def _best(compared: ComparedRows, comparable: Comparable, measure: Measure, n: i
         candidates[:, :n_found][is_similar] = compared.candidates[columns][is_similar]
         found_scores[:, :n_found][is_similar] = best[is_similar]
         n_common[:, :n_found][is_similar] = np.take_along_axis(compared.sums.n_common, columns, axis=1)[is_similar]
-    return Neighbours(candidates, found_scores, n_common)
+    return candidates, found_scores, n_common

@@ -114,7 +114,7 @@ class SmallRun:
         for table, content in tables:
             context.write(table, spark.createDataFrame(content, table.schema))
         records = {
-            "train": {"global_mean": self.mean, "biases": True, "loss": "squared", "rank": RANK},
+            "train": {"global_mean": self.mean, "biases": True, "loss": "squared", "rank": RANK, "label": "squared"},
             "index": {"n_items": N_ITEMS, "n_users": N_USERS, "n_ratings": len(rows)},
         }
         for name, record in records.items():
