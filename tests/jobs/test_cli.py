@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,11 +131,17 @@ def test_errors_of_workers_keep_their_kind_and_words() -> None:
     assert error_from_worker("recsys_spark.errors.Nothing: x") is None
 
 
-def test_every_job_is_the_command_of_its_name() -> None:
+def test_every_job_is_the_command_of_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for job in sorted((ROOT / "jobs").glob("*.py")):
-        done = subprocess.run([sys.executable, job, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert f"recsys-spark {job.stem} " in done.stdout
-        assert "Exit codes: 0 ok, 2 configuration" in done.stdout
+        monkeypatch.setattr(sys, "argv", [str(job), "--help"])
+        with pytest.raises(SystemExit) as done:
+            runpy.run_path(str(job), run_name="__main__")
+        assert done.value.code == 0
+        printed = capsys.readouterr().out
+        assert f"recsys-spark {job.stem} " in printed
+        assert "Exit codes: 0 ok, 2 configuration" in printed
 
 
 def test_json_log_has_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
