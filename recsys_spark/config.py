@@ -180,7 +180,8 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _check_model(self) -> TrainConfig:
         if self.model != "factors":
-            for name in ("loss", "unobserved_weight", "half_life_days", "validation_share", "warm_start"):
+            taken = ("loss", "unobserved_weight", "half_life_days", "validation_share", "warm_start", "nonnegative")
+            for name in (*taken, "exchange"):
                 default = type(self).model_fields[name].default
                 if getattr(self, name) != default:
                     raise ValueError(
@@ -301,6 +302,8 @@ class PipelineConfig(Section):
             for name in ("new_ratings", "max_per_category", "mmr", "popularity_damping"):
                 if getattr(self.recommend, name):
                     raise ValueError(f"recommend.{name} is for train.model: factors")
+        if self.train.model != "factors" and self.input.columns.rating is None:
+            raise ValueError(f"train.model: {self.train.model} averages ratings: it needs input.columns.rating")
         if self.train.model != "factors" and self.input.columns.weight is not None:
             raise ValueError(
                 f"input.columns.weight is for train.model: factors; {self.train.model} takes all ratings alike"

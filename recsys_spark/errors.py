@@ -6,7 +6,7 @@ import re
 
 _FROM_WORKER = re.compile(r"recsys_spark\.errors\.(\w+): (.*)", re.DOTALL)
 _UNREADABLE = re.compile(
-    r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|CANNOT_MERGE_SCHEMAS|FAILED_TO_PARSE)[\w.]*\] ([^\n]*)"
+    r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|CANNOT_MERGE_SCHEMAS|FAILED_TO_PARSE(?!_TOO))[\w.]*\] ([^\n]*)"
 )
 _CAUSE = re.compile(r"Caused by: [\w.$]*?(\w+(?:Exception|Error): [^\n]*)")
 _FILE_OF_MESSAGE = re.compile(r"\b(?:file:/+|\w+://)[^\s'\"]+")
@@ -41,6 +41,10 @@ class ContractError(RecsysError):
     """The data break their contract, or a table did not pass the gate (exit code 3)."""
 
     exit_code = 3
+
+
+class NothingToReadError(ContractError):
+    """Every file of a log is empty."""
 
 
 class NumericalError(RecsysError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.errors import ConfigError
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import Float32Array, Int32Array, Int64Array
 from recsys_spark.kernels.csr_block import CsrBlock, entries_of_rows
@@ -24,12 +26,17 @@ from recsys_spark.kernels.neighbours import (
 )
 from recsys_spark.kernels.similarity import USES_RATINGS, RowSizes, similarity_vectors
 from recsys_spark.rating_blocks import Side, placements
-from recsys_spark.session import default_parallelism
+from recsys_spark.session import default_parallelism, session_limits
 from recsys_spark.shared_value import SharedValue, shared
 
 _TASKS_PER_CORE = 2
-# Some 30 bytes each in a worker.
-_RATINGS_PER_PART = 16_000_000
+# Entries of the results that a task holds at once: some 100 MB with their ids.
+_ENTRIES_AT_ONCE = 1 << 20
+# In a worker, with as much again for what is made of it.
+_BYTES_PER_RATING = 60
+_RATINGS_PER_PART = 64_000_000
+# More copies of all ratings than this are no shuffle that a disk has room for.
+_MOST_COPIES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +121,10 @@ def find_by_factors(
     batches: Iterator[pa.RecordBatch], candidates: SharedValue[NeighbourCandidates], shrink: float, n: int
 ) -> Iterator[pa.RecordBatch]:
     """Worker: rows with factors -> their neighbours."""
-    for batch in batches:
-        if batch.num_rows:
+    rows_at_once = max(1, _ENTRIES_AT_ONCE // n)
+    for whole in batches:
+        for first in range(0, whole.num_rows, rows_at_once):
+            batch = whole.slice(first, rows_at_once)
             with_vectors = candidates.value
             assert with_vectors.vectors is not None
             factors = vectors_from_columns(batch["factors"], batch["row"], biases=False)
@@ -148,11 +157,19 @@ def write_neighbours_by_common(
     -----
     Exact: this is a sparse matrix times itself, with a part of its rows in each task, which is sent the ratings of
     all who hold any of them. Shuffles: the ratings by holder, and every holder's ratings to at most as many parts
-    as there are ratings of that holder; never their pairs. A part has at most 16 million ratings, or what one row's
-    holders have. Time is in proportion to the sum of squares of the holders' numbers of ratings, over all cores. The
-    driver is told how many holders have how many ratings.
+    as there are ratings of that holder. A part has at most 64 million ratings, or what a worker's memory limit has
+    room for; to stay below that, there are more parts, and more copies of the ratings. Time is in proportion to
+    the sum of squares of the holders' numbers of ratings, over all cores. The driver is told how many
+    holders have how many ratings.
+
+    Raises
+    ------
+    ConfigError
+        If parts that fit would take more than 64 copies of all ratings.
     """
-    n_parts = choose_n_parts(_degrees_of_holders(ratings, side), default_parallelism(ratings.sparkSession))
+    limits = session_limits(ratings.sparkSession)
+    per_part = min(_RATINGS_PER_PART, (limits.worker_bytes or math.inf) // _BYTES_PER_RATING)
+    n_parts = choose_n_parts(_degrees_of_holders(ratings, side), limits.cores, per_part)
     with_ratings = measure.name in USES_RATINGS
     with shared(ratings.sparkSession, candidates) as everywhere:
         worker = partial(find_by_common, candidates=everywhere, measure=measure, n=n, n_parts=n_parts)
@@ -165,7 +182,7 @@ def _degrees_of_holders(ratings: DataFrame, side: Side) -> dict[int, int]:
     return {row["degree"]: row["count"] for row in counts}
 
 
-def choose_n_parts(holders_by_degree: dict[int, int], cores: int) -> int:
+def choose_n_parts(holders_by_degree: dict[int, int], cores: int, ratings_per_part: float = _RATINGS_PER_PART) -> int:
     """Return into how many parts to cut the rows: enough that what a part is sent fits into a worker.
 
     Parameters
@@ -173,12 +190,27 @@ def choose_n_parts(holders_by_degree: dict[int, int], cores: int) -> int:
     holders_by_degree : dict
         Number of ratings to number of holders.
     cores : int
+    ratings_per_part : float
+        What fits.
+
+    Raises
+    ------
+    ConfigError
+        If no number of parts fits without too many copies of the ratings.
     """
     degrees = np.array(list(holders_by_degree), np.float64)
     holders = np.array(list(holders_by_degree.values()), np.float64)
     n_parts = _TASKS_PER_CORE * cores
     # A holder's ratings go to every part that has a row of them.
-    while (np.minimum(degrees, n_parts) * degrees * holders).sum() / n_parts > _RATINGS_PER_PART:
+    while (sent := float((np.minimum(degrees, n_parts) * degrees * holders).sum())) / n_parts > ratings_per_part:
+        n_ratings = float((degrees * holders).sum())
+        if sent > _MOST_COPIES * n_ratings:
+            raise ConfigError(
+                "there are too many ratings to compare rows by what they have in common",
+                got=f"{n_ratings:,.0f} ratings: {n_parts:,} parts of {sent / n_parts:,.0f} ratings each",
+                allowed=f"{ratings_per_part:,.0f} ratings in a part, and {_MOST_COPIES} copies of all ratings",
+                remedy="compare by factors, or raise spark.executor.pyspark.memory where it limits the parts",
+            )
         n_parts *= 2
     return n_parts
 

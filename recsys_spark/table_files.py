@@ -59,10 +59,13 @@ def read_table_file(spark: SparkSession, file: TableFile, where: str, columns: d
     return reduce(DataFrame.unionByName, parts)
 
 
-def read_ids(spark: SparkSession, file: TableFile, where: str, columns: dict[str, str]) -> DataFrame:
+def read_ids(
+    spark: SparkSession, file: TableFile, where: str, columns: dict[str, str], may_be_blank: tuple[str, ...] = ()
+) -> DataFrame:
     """Read columns of ids, of a table whose every row has to be understood: what is not would be recommended.
 
-    Parameters, returns and raises as `read_table_file`; one pass over the table to look for rows at fault.
+    Cells of the roles in ``may_be_blank`` may be. Parameters, returns and raises as `read_table_file`; one pass over
+    the table to look for rows at fault.
 
     Raises
     ------
@@ -70,7 +73,8 @@ def read_ids(spark: SparkSession, file: TableFile, where: str, columns: dict[str
         If a row lacks an id, or an id goes over the end of a line, as it does behind a stray quote.
     """
     frame = read_table_file(spark, file, where, columns)
-    is_faulty = reduce(Column.__or__, [F.col(role).isNull() | F.col(role).rlike(r"[\r\n]") for role in columns])
+    faults = [F.coalesce(F.col(role).rlike(r"[\r\n]"), F.lit(role not in may_be_blank)) for role in columns]
+    is_faulty = reduce(Column.__or__, faults)
     faulty = frame.where(is_faulty).agg(F.count("*").alias("n"), F.min(F.struct(*columns)).alias("first")).collect()[0]
     if faulty["n"]:
         raise ContractError(

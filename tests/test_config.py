@@ -48,6 +48,13 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
         ({"train": {"reg_param": float("inf")}}, "train.reg_param: Input should be a finite number"),
         ({"train": {"positive_threshold": float("nan")}}, "train.positive_threshold: Input should be a finite number"),
         ({"ingest": {"rating_range": [1.0, float("nan")]}}, "ingest.rating_range"),
+        ({"train": {"model": "item_knn", "nonnegative": True}}, "nonnegative is for model: factors"),
+        ({"train": {"model": "user_knn", "exchange": "route"}}, "exchange is for model: factors"),
+        ({"train": {"model": "user_knn"}, "recommend": {"mmr": {}}}, "recommend.mmr is for train.model: factors"),
+        (
+            {"train": {"model": "user_knn"}, "input": {"columns": {"rating": None}}},
+            "user_knn averages ratings: it needs input.columns.rating",
+        ),
         ({"train": {"loss": "ials"}}, "needs unobserved_weight above 0"),
         ({"train": {"loss": "logistic", "unobserved_weight": 0.1}}, "unobserved_weight is for loss: squared"),
         ({"train": {"positive_threshold": 4.0}}, "positive_threshold is for loss: implicit"),

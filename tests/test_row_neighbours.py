@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark import row_neighbours
+from recsys_spark.errors import ConfigError
 from recsys_spark.kernels.neighbours import Measure
 from recsys_spark.kernels.similarity import RowSizes, similarity_vectors
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
@@ -161,9 +162,14 @@ def test_spark_finds_the_neighbours_of_all_rows(
         assert_are_neighbours(row, brute_force(rows, row["row"], chosen, measure, 5))
 
 
-def test_parts_are_as_many_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_as_many_as_fit() -> None:
     assert choose_n_parts({10: 100}, cores=2) == 4
     assert choose_n_parts({}, cores=2) == 4
-    monkeypatch.setattr(row_neighbours, "_RATINGS_PER_PART", 500)
     # 100 holders of 10 ratings: 4 or 8 parts are sent all 1,000, 32 a third of them (at most 10 parts hear of each).
-    assert choose_n_parts({10: 100}, cores=2) == 32
+    assert choose_n_parts({10: 100}, cores=2, ratings_per_part=500) == 32
+
+
+def test_parts_that_take_too_many_copies_of_the_ratings_are_refused() -> None:
+    # Everyone's 10,000 ratings go to every part, until there are as many parts as ratings.
+    with pytest.raises(ConfigError, match="too many ratings to compare"):
+        choose_n_parts({10_000: 100}, cores=2, ratings_per_part=100_000)

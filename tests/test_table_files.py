@@ -7,7 +7,7 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.catalogue import read_catalogue
-from recsys_spark.recommend_config import CatalogueConfig, UserItemFile
+from recsys_spark.recommend_config import CatalogueConfig, SegmentFile, UserItemFile
 from recsys_spark.table_files import read_ids
 
 PAIR = {"user": "user_id", "item": "item_id"}
@@ -48,6 +48,14 @@ def test_rows_that_cannot_be_understood_stop_the_run(
     path.write_text(content)
     with pytest.raises(ContractError, match=rf"cannot be understood[\s\S]*{n} rows, such as"):
         pairs(spark, path, kind)
+
+
+def test_cells_that_may_be_blank_are_kept(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user,country\nu1,\nu2,is\n")
+    file = SegmentFile(path=str(tmp_path / "a.csv"), segment="country")
+    columns = {"user": "user", "segment": "country"}
+    rows = read_ids(spark, file, "recommend.segments", columns, may_be_blank=("segment",)).collect()
+    assert {(row["user"], row["segment"]) for row in rows} == {("u1", None), ("u2", "is")}
 
 
 def test_a_column_is_looked_for_in_every_file(spark: SparkSession, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from recsys_spark.config import InputConfig
-from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.errors import ConfigError, NothingToReadError
 from recsys_spark.interval import Interval
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 
@@ -101,14 +101,14 @@ def csv_layouts(config: InputConfig, storage: Storage, files: Sequence[FileStatu
     ------
     ConfigError
         If a mapped column is missing or stands twice, or the text is UTF-16.
-    ContractError
+    NothingToReadError
         If every file is empty.
     """
     with ThreadPoolExecutor(16) as pool:
         first_lines = dict(pool.map(lambda file: (file.path, _first_line(config, storage, file)), files))
     layouts = {path: _layout(config, path, line) for path, line in first_lines.items() if line is not None}
     if not layouts:
-        raise ContractError(
+        raise NothingToReadError(
             "there are no ratings: every input file is empty",
             where=", ".join(file.path for file in files[:3]),
             remedy="check the export that should have filled them",
@@ -204,7 +204,7 @@ def check_json_fields(config: InputConfig, storage: Storage, files: Sequence[Fil
     ------
     ConfigError
         If a mapped field occurs in none of them.
-    ContractError
+    NothingToReadError
         If every file is empty.
     """
     for file in files:
@@ -214,7 +214,7 @@ def check_json_fields(config: InputConfig, storage: Storage, files: Sequence[Fil
             _check_fields(config, file.path, fields)
             return
     if all(not file.size for file in files):
-        raise ContractError(
+        raise NothingToReadError(
             "there are no ratings: every input file is empty",
             where=", ".join(file.path for file in files[:3]),
             remedy="check the export that should have filled them",

@@ -8,8 +8,8 @@ from typing import Any
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from recsys_spark.config import InputConfig
-from recsys_spark.errors import ContractError
+from recsys_spark.config import InputConfig, PipelineConfig
+from recsys_spark.errors import ConfigError, ContractError, NothingToReadError
 from recsys_spark.ingest.catalogue import read_catalogue
 from recsys_spark.ingest.duplicates import merge_duplicates
 from recsys_spark.ingest.headers import list_inputs, require_event_times
@@ -22,14 +22,19 @@ from recsys_spark.ingest.validate import (
     without_first_headers,
 )
 from recsys_spark.interval import Interval
+from recsys_spark.recommend_config import ItemFile, UserItemFile
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import FileStatus, join, storage_for
-from recsys_spark.table_files import read_table_file
+from recsys_spark.table_files import read_ids, read_table_file
 from recsys_spark.tables import CATALOGUE, NEW_QUARANTINE, NEW_RATINGS, QUARANTINE, RATINGS, Table
 
 TABLES = (RATINGS, QUARANTINE, CATALOGUE)
 NEW_RATINGS_SETTING = "recommend.new_ratings"
 _CHECKED_ROWS = "_checked_rows"
+_CHECKED_SCHEMA = (
+    "source_file string, raw string, user_id string, item_id string, rating double, timestamp timestamp, "
+    "weight double, reason string"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +88,11 @@ def run(context: StageContext) -> dict[str, Any]:
     if config.input.columns.timestamp is not None:
         check_timestamp_format(context.spark, config.input.timestamp_format)
     for where, file in config.files.items():
-        # Before the long work: a misspelt path or column should not cost a night.
-        read_table_file(context.spark, file, where, file.columns)
+        # Before the long work: a misspelt path or column, or a list that cannot be understood, should not cost a night.
+        read = read_ids if isinstance(file, ItemFile | UserItemFile) else read_table_file
+        read(context.spark, file, where, file.columns)
     if config.recommend.new_ratings is not None:
-        list_inputs(config.new_ratings_input, context.spark, NEW_RATINGS_SETTING)
+        _require_two_logs(context, config)
     details = _read_log(context, config.input, _LOG, context.interval)
     if config.catalogue is not None:
         context.write(CATALOGUE, read_catalogue(context.spark, config.catalogue))
@@ -117,12 +123,24 @@ def ingest_new_ratings(context: StageContext) -> dict[str, Any]:
     return details
 
 
+def _require_two_logs(context: StageContext, config: PipelineConfig) -> None:
+    new = list_inputs(config.new_ratings_input, context.spark, NEW_RATINGS_SETTING)
+    both = {file.path for file in list_inputs(config.input, context.spark)} & {file.path for file in new}
+    if both:
+        raise ConfigError(
+            "a file is part of the log and of the new ratings",
+            where=NEW_RATINGS_SETTING,
+            got=min(both),
+            remedy="its ratings would count twice: take it out of either",
+        )
+
+
 def _read_log(context: StageContext, config: InputConfig, log: _Log, interval: Interval | None) -> dict[str, Any]:
     """Read a log into its two tables and count where its rows went."""
     files = list_inputs(config, context.spark, "input.path" if log is _LOG else NEW_RATINGS_SETTING)
     work = join(context.run.path, _CHECKED_ROWS)
     context.storage.remove(work)
-    _read_and_check(context, config, files).write.mode("error").parquet(work)
+    _read_and_check(context, config, files, log).write.mode("error").parquet(work)
     checked = without_first_headers(context.spark.read.parquet(work))
     outside = ~in_interval(interval) if interval else F.lit(False)
     covered = checked.where(~outside)
@@ -133,9 +151,15 @@ def _read_log(context: StageContext, config: InputConfig, log: _Log, interval: I
     return details
 
 
-def _read_and_check(context: StageContext, input_config: InputConfig, files: list[FileStatus]) -> DataFrame:
+def _read_and_check(context: StageContext, input_config: InputConfig, files: list[FileStatus], log: _Log) -> DataFrame:
     storage = storage_for(files[0].path, context.spark)
-    rows = read_raw_rows(context.spark, input_config, storage, files)
+    try:
+        rows = read_raw_rows(context.spark, input_config, storage, files)
+    except NothingToReadError:
+        if log is _LOG:
+            raise
+        # Nothing new is news too.
+        return context.spark.createDataFrame([], _CHECKED_SCHEMA)
     checked = check_rows(rows, input_config, context.config.ingest)
     # The text of good rows is not needed again; that of bad ones is what quarantine is for.
     return checked.withColumn("raw", F.when(F.col("reason").isNotNull(), F.col("raw")))

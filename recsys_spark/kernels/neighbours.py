@@ -14,7 +14,7 @@ from recsys_spark.kernels.similarity import USES_RATINGS, RowSizes, evidence, si
 from recsys_spark.kernels.top_n import top_n
 
 # Results that are given back together: a group of rows that are compared together may be very few.
-_ROWS_AT_ONCE = 1 << 12
+_ENTRIES_AT_ONCE = 1 << 18
 _Found: TypeAlias = tuple[Int32Array, Float32Array, Int64Array]
 
 
@@ -121,12 +121,14 @@ def neighbours_by_common(
     rows : int32 array of shape (m,)
         Indexes of some rows, ascending.
     neighbours : Neighbours
+        Of as many columns as there can be neighbours: at most n.
 
     Notes
     -----
     Cost and memory as for `compare_rows`, and one partial sort of each row's candidates. A similarity is rounded
     to float32, and then compared.
     """
+    width = min(n, len(comparable.index_of_candidate))
     rows: list[Int32Array] = []
     found: list[_Found] = []
     for compared in compare_rows(
@@ -139,8 +141,8 @@ def neighbours_by_common(
         with_squares=measure.name == "pearson",
     ):
         rows.append(compared.rows)
-        found.append(_best(compared, comparable, measure, n))
-        if sum(map(len, rows)) >= _ROWS_AT_ONCE:
+        found.append(_best(compared, comparable, measure, width))
+        if sum(map(len, rows)) * n >= _ENTRIES_AT_ONCE:
             yield np.concatenate(rows), _joined(found)
             rows, found = [], []
     if rows:

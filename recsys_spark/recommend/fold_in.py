@@ -88,8 +88,9 @@ def write_folded_factors(context: StageContext) -> dict[str, int]:
     config, sizes, model = context.config.train, context.record("index"), context.record("train")
     latest = None
     if config.half_life_days is not None:
-        new = new_indexed_ratings(context)
-        times = [latest_time(part) for part in (training_ratings(context), new) if part is not None]
+        # The latest of all new ratings: those of items that the model does not know tell what day it is, too.
+        new = [context.read(NEW_RATINGS)] if context.config.recommend.new_ratings is not None else []
+        times = [latest_time(part) for part in (training_ratings(context), *new)]
         latest = max((time for time in times if time is not None), default=None)
     found = further_observations(ratings, config, model["global_mean"], latest)
     n_blocks = choose_n_blocks(default_parallelism(context.spark), sizes["n_ratings"])

@@ -75,11 +75,19 @@ class SegmentPopularity:
 def write_user_segments(context: StageContext) -> None:
     """Write ``user_segments`` from the configured table: one row per user, of several the first in order.
 
-    One shuffle, by user; users with several segments are counted and told.
+    One shuffle, by user; users with several segments are counted and told, and so are blank segments.
     """
     file = context.config.recommend.segments
     assert file is not None
-    named = read_ids(context.spark, file, "recommend.segments", {"user": file.user, "segment": file.segment})
+    columns = {"user": file.user, "segment": file.segment}
+    listed = read_ids(context.spark, file, "recommend.segments", columns, may_be_blank=("segment",))
+    named = listed.where(F.trim("segment") != "")
+    n_blank = listed.count() - named.count()
+    if n_blank:
+        log.warning(
+            f"recommend.segments has {n_blank:,} rows without a segment: their users get what is popular overall",
+            extra={"fields": {"rows": n_blank}},
+        )
     by_user = named.groupBy(F.col("user").alias("user_id")).agg(
         F.min("segment").alias("segment"), (F.min("segment") != F.max("segment")).alias("is_torn")
     )

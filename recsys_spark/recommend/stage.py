@@ -85,7 +85,7 @@ def run(context: StageContext) -> dict[str, Any]:
     if neighbourhoods is not None:
         averages = neighbourhoods.averages(candidates.column_of_index, len(candidates.labels))
         candidates = replace(candidates, neighbours=averages)
-        factors = factors.join(neighbourhoods.evidence(), "user_index", "left")
+        factors = neighbourhoods.with_evidence(factors)
     users = users_with_history(
         with_segments(listed_users(context), context, segments).withColumnRenamed("user_id", "user"),
         factors,

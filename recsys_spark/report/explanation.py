@@ -37,7 +37,8 @@ class Explanation:
     ----------
     item_id : str
     score : float
-        As the table has it: a rating, a preference, a probability, or for users without a vector a popularity.
+        A rating, a preference, a probability, or for users without a vector a popularity: as the table has it, unless
+        marginal relevance tells its own values there.
     log_odds : float or None
         Of a probability: what the parts add up to.
     parts : dict of str to float
@@ -249,16 +250,18 @@ def _popularity(
     named = stored.rows(USER_SEGMENTS, ("segment",), "user_id", [user_id])
     segment = named[0]["segment"] if named else None
     overall, own = (np.zeros(len(items.labels)) for _ in range(2))
+    is_rated = np.zeros(len(items.labels), np.bool_)
     if table is not None:
         columns = items.columns(table["item_id"].to_pylist())
         segments, values = table["segment"].to_pylist(), table["popularity"].to_numpy()
         for name, scores in ((None, overall), (segment, own)):
             mine = np.array([found == name for found in segments], np.bool_) & (columns >= 0)
             scores[columns[mine]] = values[mine]
-    if segment is None or not own.any():
-        return overall.astype(np.float32), None
-    # Shares are of what the lists are made from: the items that may be recommended to somebody.
+            is_rated = _mask(columns[mine], len(items.labels))
+    # Lists are made from the items that may be recommended to somebody.
     is_candidate = ~np.any([removed[name] for name in removed if name not in (SEEN, BLOCKED)] or [own < 0], axis=0)
+    if segment is None or not (is_rated & is_candidate).any():
+        return overall.astype(np.float32), None
     narrow = overall.astype(np.float32).astype(np.float64)
     total = narrow[is_candidate].sum()
     return (narrow / (total if total > 0 else 1.0) + own).astype(np.float32), segment

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from recsys_spark.config import PipelineConfig
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.report.user_page import title_of
 from recsys_spark.run_directory import Run
 from recsys_spark.storage import LocalStorage, Storage, join, local_path, read_json
 from recsys_spark.tables import CATALOGUE, ITEM_FACTORS, Table
@@ -100,7 +101,7 @@ class StoredRun:
     def titles(self, item_ids: Sequence[str]) -> dict[str, str]:
         """Return titles with authors by item, for items that the catalogue has."""
         rows = self.rows(CATALOGUE, ("item_id", "title", "by"), "item_id", item_ids)
-        return {row["item_id"]: f"{row['title']}, {row['by']}" if row["by"] else row["title"] for row in rows}
+        return {row["item_id"]: title_of(row) for row in rows}
 
     def latest(self, tables: Sequence[Table]) -> datetime | None:
         """Return the latest event time of some tables of ratings."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -65,10 +66,11 @@ def _history(run: Run, storage: Storage, user_id: str, reader: SparkSession | No
 def read_titles(run: Run, item_ids: Sequence[str], spark: SparkSession | None) -> dict[str, str]:
     """Return title and author of those items that the catalogue has."""
     rows = read_rows(run, CATALOGUE, "item_id", item_ids, spark)
-    return {row["item_id"]: _title(row) for row in rows}
+    return {row["item_id"]: title_of(row) for row in rows}
 
 
-def _title(row: dict[str, Any]) -> str:
+def title_of(row: dict[str, Any]) -> str:
+    """Return an item's title and author, as far as the catalogue has them."""
     title = str(row["title"] or row["item_id"])
     return f"{title}, {row['by']}" if row["by"] else title
 
@@ -80,7 +82,9 @@ def read_rows(
     path = run.table_path(table)
     if spark is not None:
         return list(table.read(spark, path).where(F.col(column).isin(list(values))).toArrow().to_pylist())
-    found = ds.dataset(local_path(path), format="parquet").to_table(filter=ds.field(column).isin(list(values)))
+    found = ds.dataset(local_path(path), format="parquet").to_table(
+        filter=ds.field(column).isin(pa.array(list(values), pa.string()))
+    )
     return list(found.to_pylist())
 
 

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from recsys_spark.run_directory import StageContext
 
 _MEASURES = {"cosine": "rating_cosine", "pearson": "pearson"}
-_BYTES_PER_ENTRY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +82,18 @@ class Neighbourhoods:
             F.col("rated.rating").alias("evidence_values"),
         )
 
+    def with_evidence(self, rows: DataFrame) -> DataFrame:
+        """Add their evidence to users' rows, as ``recommend.users_with_history`` takes them.
+
+        A user whom no neighbour tells anything about has no factors: every item would be predicted the same.
+        """
+        joined = rows.join(self.evidence(), "user_index", "left")
+        return joined.withColumn("factors", F.when(F.size("evidence") > 0, F.col("factors")))
+
     def averages(self, column_of_index: Int32Array, n_columns: int) -> NeighbourAverages:
-        """Return what every task needs to average over neighbours; it comes to the driver, 8 bytes per entry.
+        """Return what every task needs to average over neighbours.
+
+        It comes to the driver: 12 bytes per rating for users, 8 per neighbour for items.
 
         Parameters
         ----------
@@ -124,7 +133,7 @@ class NeighbourModel(Factorization):
     def rows_for_lists(self, spark: SparkSession) -> DataFrame:
         """Return the users' biases and their evidence."""
         assert self.neighbourhoods is not None
-        return self.rows(spark, USERS).join(self.neighbourhoods.evidence(), "user_index", "left")
+        return self.neighbourhoods.with_evidence(self.rows(spark, USERS))
 
     def averages(self, column_of_index: Int32Array, n_columns: int) -> NeighbourAverages:
         """Return what every task needs to average over neighbours."""
@@ -310,7 +319,7 @@ def _deviations(ratings: DataFrame, rows: DataFrame, side: Side, global_mean: fl
 def _refuse_what_cannot_fit(side: Side, n_ratings: int, n_rows: int, knn: KnnConfig, limits: SessionLimits) -> None:
     """Refuse a model whose part for every task is more than a job may return, or a worker hold."""
     n_entries = n_ratings if side == USERS else n_rows * min(knn.k, n_rows)
-    needed = n_entries * _BYTES_PER_ENTRY
+    needed = n_entries * (12 if side == USERS else 8)
     allowed = min(limits.result_bytes or math.inf, limits.worker_bytes or math.inf)
     if needed > allowed:
         what = f"all {n_ratings:,} ratings" if side == USERS else f"{knn.k} neighbours of {n_rows:,} items"

@@ -17,10 +17,10 @@ from pyspark.sql import SparkSession
 from recsys_spark import cli
 from recsys_spark.cli import main
 from recsys_spark.errors import ConfigError, ContractError
-from recsys_spark.ingest.stage import run
+from recsys_spark.ingest.stage import ingest_new_ratings, run
 from recsys_spark.interval import Interval
 from recsys_spark.run_directory import StageContext
-from recsys_spark.tables import CATALOGUE, QUARANTINE, RATINGS
+from recsys_spark.tables import CATALOGUE, NEW_QUARANTINE, NEW_RATINGS, QUARANTINE, RATINGS
 from tests.conftest import SHARED_DATA
 
 MakeContext = Callable[..., StageContext]
@@ -226,6 +226,23 @@ def test_files_that_cannot_be_read_to_the_end_are_named(
     assert "unlike the others of its folder" in printed
     assert str(tmp_path / "days") in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_night_without_new_ratings_is_no_error(make_context: MakeContext, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "new").write_bytes(b"")
+    settings = {"path": str(tmp_path / "ratings.csv"), "format": kind}
+    context = make_context(input=settings, recommend={"new_ratings": str(tmp_path / "new")})
+    totals = ingest_new_ratings(context)["totals"]
+    assert (totals["rows_in"], totals["accepted"]) == (0, 0)
+    assert context.read(NEW_RATINGS).count() == context.read(NEW_QUARANTINE).count() == 0
+
+
+def test_a_file_cannot_be_log_and_new_ratings_at_once(make_context: MakeContext, tmp_path: Path) -> None:
+    write(tmp_path, "user_id,item_id,rating\nu,a,1\n")
+    context = make_context(recommend={"new_ratings": str(tmp_path / "*.csv")})
+    with pytest.raises(ConfigError, match=r"part of the log and of the new ratings"):
+        run(context)
 
 
 def test_columns_of_tables_beside_the_log_are_looked_at_first(make_context: MakeContext, tmp_path: Path) -> None:

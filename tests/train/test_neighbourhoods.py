@@ -56,6 +56,9 @@ def test_predictions_of_all_pairs_equal_the_reference(
     np.testing.assert_allclose(matrix, expected, rtol=1e-6)
     mean = np.mean([rating for _, _, rating in found])
     assert matrix[N_USERS - 1, N_ITEMS - 1] == pytest.approx(mean)
+    # Whom nobody tells anything about gets no list from this model: every item would be predicted the same.
+    for row in fitted.rows_for_lists(spark).toArrow().to_pylist():
+        assert (row["factors"] is None) == (not row["evidence"])
     # Somebody's neighbours did know something.
     assert len(np.unique(matrix.round(6))) > N_USERS + N_ITEMS
 
@@ -81,13 +84,13 @@ def test_the_worker_averages_over_given_pairs() -> None:
 
 
 def test_what_cannot_fit_is_refused_with_what_would() -> None:
-    tight, knn = SessionLimits(cores=2, result_bytes=7_999), KnnConfig(k=10)
+    tight, knn = SessionLimits(cores=2, result_bytes=11_999), KnnConfig(k=10)
     refuse = neighbourhoods._refuse_what_cannot_fit
     refuse(USERS, 999, 1_000_000, knn, tight)
-    with pytest.raises(ConfigError, match=r"all 1,000 ratings have to go through(.|\n)*user_knn: 8 KiB(.|\n)*item_knn"):
+    with pytest.raises(ConfigError, match=r"all 1,000 ratings have to go(.|\n)*user_knn: 12 KiB(.|\n)*item_knn"):
         refuse(USERS, 1_000, 10, knn, tight)
-    with pytest.raises(ConfigError, match=r"10 neighbours of 100 items(.|\n)*lower train.knn.k"):
-        refuse(ITEMS, 1, 100, knn, tight)
+    with pytest.raises(ConfigError, match=r"10 neighbours of 150 items(.|\n)*lower train.knn.k"):
+        refuse(ITEMS, 1, 150, knn, tight)
     refuse(USERS, 10**9, 10, knn, SessionLimits(cores=2))
 
 
