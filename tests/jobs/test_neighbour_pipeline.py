@@ -19,6 +19,7 @@ WriteConfig = Callable[..., str]
 N_USERS, N_ITEMS = 14, 10
 
 
+@pytest.mark.slow
 def test_lists_of_item_knn_equal_the_reference(
     spark: SparkSession, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

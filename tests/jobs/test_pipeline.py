@@ -213,6 +213,7 @@ def test_plan_needs_the_index(
         ({"loss": "ials", "unobserved_weight": 0.1}, {("model", "ndcg@10"), ("popularity", "ndcg@10")}, (-2, 2)),
     ],
 )
+@pytest.mark.slow
 def test_every_loss_is_measured_by_what_it_predicts(
     write_config: WriteConfig,
     tmp_path: Path,
@@ -303,6 +304,7 @@ def test_repeating_a_finished_run_changes_nothing(published: tuple[Path, list[st
     assert files_under(folder / "out") == before
 
 
+@pytest.mark.slow
 def test_stages_one_by_one_give_the_tables_of_the_pipeline(
     published: tuple[Path, list[str], str], tmp_path: Path
 ) -> None:
@@ -366,6 +368,7 @@ CORNERS = {
 
 
 @pytest.mark.parametrize("corner", list(CORNERS))
+@pytest.mark.slow
 def test_corners_of_the_data_give_finite_lists(write_config: WriteConfig, tmp_path: Path, corner: str) -> None:
     lines, sections = CORNERS[corner]
     (tmp_path / "ratings.csv").write_text("user_id,item_id,rating\n" + lines)

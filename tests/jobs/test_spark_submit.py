@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pyspark
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_spark_submit_runs_a_job_and_passes_its_exit_code_on(write_config: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "ratings.csv").write_text("user_id,item_id,rating\nu,a,x\nu,b,1\n")
     command = [Path(pyspark.__file__).parent / "bin" / "spark-submit", ROOT / "jobs" / "ingest.py"]

@@ -197,6 +197,7 @@ def test_the_gate_finds_lists_with_too_many_of_a_category(spark: SparkSession) -
     assert check_categories(lists, categories, 2).n_broken == 0
 
 
+@pytest.mark.slow
 def test_a_pipeline_lists_and_measures_what_is_configured(
     spark: SparkSession, tmp_path: Path, write_config: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
