@@ -33,7 +33,7 @@ demo: $(VENV)/.installed ## Run the whole pipeline on 981,756 real book ratings
 test: $(VENV)/.installed-dev ## Run the tests, but not the long ones
 	$(BIN)/python -m pytest -m 'not slow and not connect and not cluster'
 
-test-slow: $(VENV)/.installed-dev ## Run the long tests: stress, Spark Connect, lost executors
+test-slow: $(VENV)/.installed-dev ## Run the long tests: more pipelines, stress, Spark Connect, lost executors
 	$(BIN)/python -m pytest -m 'slow or connect or cluster'
 
 test-fast: $(VENV)/.installed-dev ## Run the tests that need no Spark
