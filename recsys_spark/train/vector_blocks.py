@@ -14,6 +14,7 @@ from recsys_spark.rating_blocks import Side
 
 VECTOR_BLOCK_SCHEMA = "row_index binary, n_ratings binary, vectors binary"
 _BYTES_PER_CHUNK = 64 << 20
+_BYTES_UNPACKED = 4 << 20
 
 
 def vector_chunks(vectors: Float32Array, degrees: Int32Array) -> pa.Table:
@@ -48,26 +49,29 @@ def vector_rows(blocks: DataFrame, side: Side, *, biases: bool) -> DataFrame:
 
 def unpack_vectors(batches: Iterator[pa.RecordBatch], index_name: str, biases: bool) -> Iterator[pa.RecordBatch]:
     """Worker: blocks of vectors -> one row per vector."""
+    names = [index_name, "factors", "bias", "n_ratings"]
     for batch in batches:
         for rows, counts, values in zip(batch["row_index"], batch["n_ratings"], batch["vectors"], strict=True):
-            n_ratings = int32s_of(counts)
-            trained = np.flatnonzero(n_ratings)
-            if not len(trained):
+            n_ratings, index = int32s_of(counts), int32s_of(rows)
+            if not len(n_ratings):
                 continue
-            vectors = matrix_of(values, len(values.as_buffer()) // 4 // len(n_ratings))[trained]
-            rank = vectors.shape[1] - biases
-            offsets = np.arange(len(trained) + 1, dtype=np.int32) * rank
-            factors = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors[:, :rank].ravel()))
-            bias = vectors[:, -1] if biases else np.zeros(len(trained), np.float32)
-            yield pa.RecordBatch.from_arrays(
-                [
-                    pa.array(int32s_of(rows)[trained]),
-                    factors,
-                    pa.array(np.ascontiguousarray(bias)),
-                    pa.array(n_ratings[trained]),
-                ],
-                names=[index_name, "factors", "bias", "n_ratings"],
-            )
+            vectors = matrix_of(values, len(values.as_buffer()) // 4 // len(n_ratings))
+            trained = np.flatnonzero(n_ratings)
+            # A few at a time: a worker may have room for its blocks and little else.
+            step = max(1, _BYTES_UNPACKED // vectors[0].nbytes)
+            for first in range(0, len(trained), step):
+                part = trained[first : first + step]
+                columns = [pa.array(index[part]), *_factors_and_bias(vectors[part], biases), pa.array(n_ratings[part])]
+                yield pa.RecordBatch.from_arrays(columns, names=names)
+
+
+def _factors_and_bias(vectors: Float32Array, biases: bool) -> tuple[pa.ListArray, pa.Array]:
+    """Return vectors, float32 (n, width), as lists of factors and biases; where there are none, they are zero."""
+    rank = vectors.shape[1] - biases
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * rank
+    factors = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors[:, :rank].ravel()))
+    bias = vectors[:, -1].copy() if biases else np.zeros(len(vectors), np.float32)
+    return factors, pa.array(bias)
 
 
 def int32s_of(value: pa.Scalar) -> Int32Array:
