@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes with a Spark of their own: small queries keep one core busy at most.
+TWO_AT_ONCE := --numprocesses 2 --dist loadfile
 # Spark's settings for one machine; no Java is needed beforehand (see README).
 export SPARK_CONF_DIR := $(CURDIR)/conf/local
 export SPARK_LOCAL_IP ?= 127.0.0.1
@@ -31,10 +33,10 @@ demo: $(VENV)/.installed ## Run the whole pipeline on 981,756 real book ratings
 	$(BIN)/recsys-spark pipeline --config conf/goodbooks.yaml
 
 test: $(VENV)/.installed-dev ## Run the tests, but not the long ones
-	$(BIN)/python -m pytest -m 'not slow and not connect and not cluster'
+	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'not slow and not connect and not cluster'
 
 test-slow: $(VENV)/.installed-dev ## Run the long tests: more pipelines, stress, Spark Connect, lost executors
-	$(BIN)/python -m pytest -m 'slow or connect or cluster'
+	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'slow or connect or cluster'
 
 test-fast: $(VENV)/.installed-dev ## Run the tests that need no Spark
 	$(BIN)/python -m pytest tests/kernels tests/test_config.py tests/test_architecture.py tests/test_java.py

@@ -86,7 +86,7 @@ SIMULTANEOUS = {"updates": "simultaneous", "solver": "gradient"}
     [
         ({}, 50_000),
         (JUDGED, 9),
-        ({**JUDGED, "exchange": "route"}, 50_000),
+        pytest.param({**JUDGED, "exchange": "route"}, 50_000, marks=pytest.mark.slow),
         pytest.param({**JUDGED, **SIMULTANEOUS}, 50_000, marks=pytest.mark.slow),
     ],
 )

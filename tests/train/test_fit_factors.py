@@ -104,7 +104,7 @@ def test_objective_never_rises_and_is_the_sum_of_its_parts(spark: SparkSession) 
         assert step.objective == pytest.approx(step.observed + step.unobserved + step.penalty, rel=1e-9)
 
 
-@pytest.mark.parametrize("solver", ["auto", "cg"])
+@pytest.mark.parametrize("solver", ["auto", pytest.param("cg", marks=pytest.mark.slow)])
 def test_factors_are_bit_identical_for_any_number_of_blocks(spark: SparkSession, solver: str) -> None:
     triples = observations()
     one = fit(spark, frame(spark, triples, 1), n_blocks=1, solver=solver)

@@ -20,6 +20,9 @@ from recsys_spark.train.side_blocks import SideBlocks, block_ratings
 from tests.train.test_fit_factors import LOSSES, N_ITEMS, N_USERS, fit, frame, observations, reference
 from tests.train.test_route import fit as fit_exchange
 
+# The other losses are for the slow tests.
+_IN_EVERY_RUN = ("squared", "implicit")
+
 
 @pytest.fixture(autouse=True)
 def low_floor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +76,10 @@ def test_factors_equal_the_dense_reference(spark: SparkSession) -> None:
     assert actual / 2 <= predicted <= 2 * actual
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in _IN_EVERY_RUN else pytest.mark.slow) for name in LOSSES],
+)
 def test_every_loss_gives_equal_bits_for_any_number_of_blocks_and_both_exchanges(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -47,9 +47,9 @@ def assert_equal_bits(one: Factorization, other: Factorization) -> None:
     ("name", "solver"),
     [
         ("squared", "dual"),
-        ("unobserved", "auto"),
+        pytest.param("unobserved", "auto", marks=pytest.mark.slow),
         ("implicit", "subspace"),
-        ("ials", "cg"),
+        pytest.param("ials", "cg", marks=pytest.mark.slow),
         ("logistic", "gradient"),
         ("nonnegative", "auto"),
     ],
