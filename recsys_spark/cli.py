@@ -185,7 +185,8 @@ def _print_plan(
 def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | None) -> None:
     """Print one user's history and recommendations from the published table."""
     console, run, storage, spark = _open_published("show", config_path, overrides, date)
-    print_user(console, read_user(run, storage, user_id, spark), longest_history=30)
+    duplicates = StoredRun.open(run, storage, spark).config.ingest.duplicates
+    print_user(console, read_user(run, storage, user_id, spark, duplicates=duplicates), longest_history=30)
 
 
 @cli.command(epilog=_EXIT_CODES)

@@ -97,6 +97,11 @@ def capped_top_n(
     return ranking.columns, ranking.scores
 
 
+def places_walked(n: int) -> int:
+    """Return how many places of the ranking of each user the first walk for a list of n takes."""
+    return _PLACES_PER_ITEM * n + _SPARE_PLACES
+
+
 def walk_down(columns: Int32Array, categories: Int32Array, max_per_category: int) -> tuple[BoolArray, BoolArray]:
     """Say which entries of some rankings a walk takes that passes over full categories.
 
@@ -169,7 +174,7 @@ class _Ranking:
         owner, category = self._distinct_categories(waiting.columns)
         full = self.members.take(category + 1).joined(owner, len(users))
         excluded = self.excluded.take(users).beside(full)
-        size = max(1, min(len(self.item_vectors), _PLACES_PER_ITEM * self.n + _SPARE_PLACES))
+        size = max(1, min(len(self.item_vectors), places_walked(self.n)))
         best, best_scores = self._top(users, slice(None), size, excluded)
         is_last = best[:, -1] < 0 if size < len(self.item_vectors) else np.full(len(users), True)
         if waiting.columns.shape[1]:

@@ -99,7 +99,7 @@ def rank_users(
 ) -> Iterator[pa.RecordBatch]:
     """Worker: users with vectors and histories -> their lists; those without vectors get what is popular for them."""
     for batch in batches:
-        users_at_once = max(1, _ENTRIES_AT_ONCE // candidates.value.variety.places(n))
+        users_at_once = max(1, _ENTRIES_AT_ONCE // candidates.value.variety.entries(n))
         for first in range(0, batch.num_rows, users_at_once):
             users = batch.slice(first, users_at_once)
             has_vector = pc.is_valid(users["factors"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -24,6 +24,10 @@ from recsys_spark.tables import (
     USER_INDEX,
     USER_SEGMENTS,
 )
+
+if TYPE_CHECKING:
+    # Workers import this package, and have neither pydantic nor rich.
+    from recsys_spark.config import TrainConfig
 
 
 def write_newcomers(context: StageContext) -> dict[str, Any]:
@@ -90,6 +94,14 @@ def _ratings_that_count(context: StageContext) -> DataFrame:
     config = context.config
     new = new_indexed_ratings(context)
     ratings = with_new_ratings(context.read(INDEXED_RATINGS), new, config.ingest.duplicates)
-    if config.train.loss in ("implicit", "ials") and config.train.positive_threshold is not None:
-        ratings = ratings.where(F.col("rating") >= config.train.positive_threshold)
-    return ratings.select("user_index", "item_index", "timestamp")
+    return positives(ratings, config.train).select("user_index", "item_index", "timestamp")
+
+
+def positives(ratings: DataFrame, config: TrainConfig) -> DataFrame:
+    """Return the ratings that the loss takes for a liking: all, unless it tells positives from others."""
+    threshold = config.positive_threshold
+    if config.loss == "logistic" and threshold is None:
+        threshold = 1.0
+    if config.loss == "squared" or threshold is None:
+        return ratings
+    return ratings.where(F.col("rating") >= threshold)

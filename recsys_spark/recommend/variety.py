@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array, Int64Array
-from recsys_spark.kernels.capped_top_n import capped_top_n
+from recsys_spark.kernels.capped_top_n import capped_top_n, places_walked
 from recsys_spark.kernels.marginal_relevance import rerank
 from recsys_spark.kernels.top_n import top_n
 from recsys_spark.tables import CATALOGUE, ITEM_INDEX
@@ -45,6 +45,11 @@ class Variety:
     def places(self, n: int) -> int:
         """Return how many items of each user have to be found for a list of n."""
         return n if self.relevance_weight is None else max(n, self.pool)
+
+    def entries(self, n: int) -> int:
+        """Return how many items of each user are held at once for a list of n."""
+        places = self.places(n)
+        return places if self.categories is None else places_walked(places)
 
 
 BY_SCORE = Variety()

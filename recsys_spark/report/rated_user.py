@@ -11,6 +11,7 @@ import numpy as np
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from recsys_spark.report.stored_run import Items, StoredRun, as_utc
+from recsys_spark.report.user_page import merged_ratings
 from recsys_spark.tables import FOLDED_FACTORS, NEW_RATINGS, RATINGS, USER_BLOCKS, USER_FACTORS, Table
 from recsys_spark.train import observed_row, were_held_back
 
@@ -67,7 +68,7 @@ class RatedUser:
         """Read a user; one that the run does not know has nothing."""
         old = stored.rows(RATINGS, _RATING_COLUMNS, "user_id", [user_id])
         new = stored.rows(NEW_RATINGS, _RATING_COLUMNS, "user_id", [user_id])
-        merged = _merged(old, new, stored.config.ingest.duplicates)
+        merged = merged_ratings(old, new, stored.config.ingest.duplicates)
         is_touched = bool((items.columns([row["item_id"] for row in new]) >= 0).any())
         source, index, vector = _vector(stored, user_id, is_touched=is_touched)
         columns = items.columns([row["item_id"] for row in merged])
@@ -93,23 +94,6 @@ class RatedUser:
             values[takes_part[is_fitted]],
             None if weights is None else weights[takes_part[is_fitted]],
         )
-
-
-def _merged(old: list[dict[str, Any]], new: list[dict[str, Any]], duplicates: str) -> list[dict[str, Any]]:
-    """Return one row per item, as ``with_new_ratings`` does."""
-    rows = {row["item_id"]: row for row in old}
-    for row in new:
-        before = rows.get(row["item_id"])
-        if before is None or duplicates != "sum":
-            rows[row["item_id"]] = row
-            continue
-        times = [r["timestamp"] for r in (before, row) if r["timestamp"] is not None]
-        sums = {
-            name: None if before[name] is None and row[name] is None else (before[name] or 0.0) + (row[name] or 0.0)
-            for name in ("rating", "weight")
-        }
-        rows[row["item_id"]] = {"item_id": row["item_id"], **sums, "timestamp": max(times, default=None)}
-    return [rows[item_id] for item_id in sorted(rows, key=str.encode)]
 
 
 def _vector(stored: StoredRun, user_id: str, *, is_touched: bool) -> tuple[str | None, int, Float32Array | None]:

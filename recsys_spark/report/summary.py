@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from pyspark.sql import functions as F
@@ -106,9 +107,10 @@ def _print_users(console: Console, context: StageContext) -> None:
     users = context.read(USER_FACTORS).select("user_id", "n_ratings")
     preferred = F.col("n_ratings").between(*_READABLE_HISTORY)
     chosen = users.orderBy(~preferred, F.xxhash64("user_id")).limit(_SAMPLE_USERS).collect()
+    read = partial(read_user, context.run, context.storage, duplicates=context.config.ingest.duplicates)
     for row in chosen:
         console.print()
-        print_user(console, read_user(context.run, context.storage, row["user_id"], context.spark))
+        print_user(console, read(row["user_id"], context.spark))
     console.print()
 
 

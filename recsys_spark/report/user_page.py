@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +32,19 @@ class UserPage:
     titles: dict[str, str]
 
 
-def read_user(run: Run, storage: Storage, user_id: str, spark: SparkSession | None = None) -> UserPage:
+def read_user(
+    run: Run, storage: Storage, user_id: str, spark: SparkSession | None = None, *, duplicates: str
+) -> UserPage:
     """Read one user of a run; without Spark where the run is on this machine.
+
+    Parameters
+    ----------
+    run : Run
+    storage : Storage
+    user_id : str
+    spark : SparkSession or None
+    duplicates : str
+        The run's ``ingest.duplicates``: what becomes of two ratings of an item.
 
     Raises
     ------
@@ -48,7 +60,7 @@ def read_user(run: Run, storage: Storage, user_id: str, spark: SparkSession | No
             got=repr(user_id),
             remedy="ids are compared exactly: check case, leading zeros and spaces",
         )
-    history = _history(run, storage, user_id, reader)
+    history = _history(run, storage, user_id, reader, duplicates)
     history.sort(key=lambda row: (-row["rating"], row["item_id"]))
     recommendations = lists[0]["recommendations"]
     shown = [row["item_id"] for row in (*history, *recommendations)]
@@ -56,11 +68,31 @@ def read_user(run: Run, storage: Storage, user_id: str, spark: SparkSession | No
     return UserPage(user_id, history, recommendations, lists[0]["short_reason"], titles)
 
 
-def _history(run: Run, storage: Storage, user_id: str, reader: SparkSession | None) -> list[dict[str, Any]]:
-    """Return the user's ratings, new ones in the place of old ones."""
-    tables = [table for table in (RATINGS, NEW_RATINGS) if storage.exists(run.table_path(table))]
-    rows = [row for table in tables for row in read_rows(run, table, "user_id", [user_id], reader)]
-    return list({row["item_id"]: row for row in rows}.values())
+def _history(
+    run: Run, storage: Storage, user_id: str, reader: SparkSession | None, duplicates: str
+) -> list[dict[str, Any]]:
+    old, new = (
+        read_rows(run, table, "user_id", [user_id], reader) if storage.exists(run.table_path(table)) else []
+        for table in (RATINGS, NEW_RATINGS)
+    )
+    return merged_ratings(old, new, duplicates)
+
+
+def merged_ratings(old: list[dict[str, Any]], new: list[dict[str, Any]], duplicates: str) -> list[dict[str, Any]]:
+    """Return one row per item, as ``recommend.with_new_ratings`` does: new ones stand, or counts add up."""
+    rows = {row["item_id"]: row for row in old}
+    for row in new:
+        before = rows.get(row["item_id"])
+        if before is None or duplicates != "sum":
+            rows[row["item_id"]] = row
+            continue
+        times = [r["timestamp"] for r in (before, row) if r.get("timestamp") is not None]
+        sums = {
+            name: math.fsum(given) if (given := [r[name] for r in (before, row) if r.get(name) is not None]) else None
+            for name in ("rating", "weight")
+        }
+        rows[row["item_id"]] = {"item_id": row["item_id"], **sums, "timestamp": max(times, default=None)}
+    return [rows[item_id] for item_id in sorted(rows, key=str.encode)]
 
 
 def read_titles(run: Run, item_ids: Sequence[str], spark: SparkSession | None) -> dict[str, str]:

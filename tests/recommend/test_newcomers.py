@@ -23,6 +23,7 @@ from recsys_spark.rating_blocks import USERS
 from recsys_spark.recommend import stage
 from recsys_spark.recommend.fold_in import FoldInInput, fold_in_users
 from recsys_spark.recommend.new_ratings import with_new_ratings
+from recsys_spark.recommend.newcomers import positives
 from recsys_spark.report.explanation import explain_user
 from recsys_spark.report.stored_run import StoredRun
 from recsys_spark.run_directory import StageContext
@@ -253,3 +254,21 @@ def test_new_ratings_that_are_not_there_or_cannot_be_read_are_refused(
     (tmp_path / "absent.csv").write_text("user_id,item_id,rating\nu0,i1,many\n")
     with pytest.raises(ContractError, match=r"new_quarantine\n  got: 1 of 1 rows set aside"):
         stage.run(context)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"loss": "squared", "positive_threshold": None}, [0.0, 0.5, 1.0]),
+        ({"loss": "logistic"}, [1.0]),
+        ({"loss": "logistic", "positive_threshold": 0.5}, [0.5, 1.0]),
+        ({"loss": "implicit"}, [0.0, 0.5, 1.0]),
+        ({"loss": "ials", "unobserved_weight": 0.1, "positive_threshold": 0.5}, [0.5, 1.0]),
+    ],
+)
+def test_what_was_not_liked_makes_nothing_popular(
+    spark: SparkSession, settings: dict[str, Any], expected: list[float]
+) -> None:
+    ratings = spark.createDataFrame([(0.0,), (0.5,), (1.0,)], "rating float")
+    liked = positives(ratings, TrainConfig.model_validate(settings))
+    assert sorted(row["rating"] for row in liked.collect()) == expected

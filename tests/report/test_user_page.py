@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_page_shows_titles_best_ratings_first_and_no_markup(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    page = read_user(run, LocalStorage(), "u")
+    page = read_user(run, LocalStorage(), "u", duplicates="last")
     assert [row["item_id"] for row in page.history[:2]] == ["i06", "i07"]
     print_user(Console(width=120), page)
     printed = capsys.readouterr().out
@@ -52,16 +52,19 @@ def test_page_shows_titles_best_ratings_first_and_no_markup(run: Run, capsys: py
     assert "only 1 of 3" in printed
 
 
-def test_new_ratings_stand_in_the_place_of_old_ones(run: Run) -> None:
+def test_new_ratings_stand_in_the_place_of_old_ones_or_are_added(run: Run) -> None:
+    before = {row["item_id"]: row["rating"] for row in read_user(run, LocalStorage(), "u", duplicates="last").history}
     folder = Path(run.path) / "new_ratings"
     folder.mkdir()
     new = {"user_id": ["u", "u"], "item_id": ["i00", "j"], "rating": [4.0, 3.0]}
     pq.write_table(pa.table(new), folder / "part-0.parquet")
-    ratings = {row["item_id"]: row["rating"] for row in read_user(run, LocalStorage(), "u").history}
+    ratings = {row["item_id"]: row["rating"] for row in read_user(run, LocalStorage(), "u", duplicates="last").history}
     assert len(ratings) == 13
     assert (ratings["i00"], ratings["j"], ratings["i01"]) == (4.0, 3.0, 1.0)
+    added = {row["item_id"]: row["rating"] for row in read_user(run, LocalStorage(), "u", duplicates="sum").history}
+    assert added == ratings | {"i00": before["i00"] + 4.0}
 
 
 def test_an_unknown_user_is_named(run: Run) -> None:
     with pytest.raises(ContractError, match=r"got: 'U'(.|\n)*compared exactly"):
-        read_user(run, LocalStorage(), "U")
+        read_user(run, LocalStorage(), "U", duplicates="last")
