@@ -111,6 +111,7 @@ WORKER_MODULES = (
     "recsys_spark.train.simultaneous",
     "recsys_spark.train.vector_blocks",
     "recsys_spark.recommend.fold_in",
+    "recsys_spark.recommend.hidden_items",
     "recsys_spark.recommend.lists",
     "recsys_spark.evaluate.label_errors",
     "recsys_spark.evaluate.rating_errors",

@@ -175,7 +175,7 @@ def _ranking_rows(
     for name, factors, candidates in kinds:
         path = join(context.run.path, "_evaluated_lists")
         context.storage.remove(path)
-        with_history = users_with_history(users, factors, training)
+        with_history = users_with_history(users, factors, training, n_hidden=context.record("index")["n_ratings"])
         write_lists(with_history, candidates, n=config.n, path=path)
         lists = context.spark.read.parquet(path).selectExpr("user as user_index", "recommendations.item_id as items")
         metrics, n_users = measure_ranking(lists, relevant, config.n)

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from recsys_spark.kernels.losses import sigmoid
 from recsys_spark.kernels.neighbour_average import best_by_neighbours
 from recsys_spark.recommend.candidates import Candidates
+from recsys_spark.recommend.hidden_items import beside_users, with_hidden_items
 from recsys_spark.recommend.popularity import SEGMENT_POPULAR
 from recsys_spark.recommend.variety import Variety, best_items
 from recsys_spark.session import default_parallelism
@@ -26,11 +26,15 @@ from recsys_spark.train import evidence_rows
 CF, POPULAR = "cf", "popular"
 _OF_FACTORS = ("factors", "bias", "source", "evidence", "evidence_values")
 _TASKS_PER_CORE = 2
+# A worker gathers them in some 40 bytes each.
+_HIDDEN_PER_TASK = 8_000_000
 # Entries of the lists that a task holds at once: some 100 MB with their ids, whatever the length of the lists.
 _ENTRIES_AT_ONCE = 1 << 20
 
 
-def users_with_history(users: DataFrame, factors: DataFrame, hidden: DataFrame | None) -> DataFrame:
+def users_with_history(
+    users: DataFrame, factors: DataFrame, hidden: DataFrame | None, *, n_hidden: int = 0
+) -> DataFrame:
     """Bring together what the lists are made from.
 
     Parameters
@@ -42,27 +46,25 @@ def users_with_history(users: DataFrame, factors: DataFrame, hidden: DataFrame |
         ``evidence_values``; users without a row get popular items.
     hidden : DataFrame or None
         ``user_index, item_index`` of what must not be listed: seen or blocked; pairs may repeat.
+    n_hidden : int
+        How many pairs there are, about: more tasks are made for more than their workers should hold.
 
     Returns
     -------
     DataFrame
-        ``user, factors, bias, hidden array<int>``, and ``segment``, ``source`` and evidence where given; nulls where
-        there is nothing.
+        For `write_lists`: ``user_index, user, factors, bias``, and ``segment``, ``source`` and evidence where given;
+        nulls where there is nothing. With hidden pairs, in the same partitions, see `beside_users`.
 
     Notes
     -----
-    Shuffles: the hidden pairs by user, the joins, and one of the result over all cores.
+    Shuffles: the join, and one of the result over all cores, with the pairs as bytes.
     """
-    tasks = _TASKS_PER_CORE * default_parallelism(users.sparkSession)
+    n_tasks = max(_TASKS_PER_CORE * default_parallelism(users.sparkSession), -(-n_hidden // _HIDDEN_PER_TASK))
     from_factors = [name for name in _OF_FACTORS if name in factors.columns]
     joined = users.join(factors.select("user_index", *from_factors), "user_index", "left")
-    if hidden is not None:
-        by_user = hidden.groupBy("user_index").agg(F.collect_list("item_index").alias("hidden"))
-        joined = joined.join(by_user, "user_index", "left")
-    else:
-        joined = joined.withColumn("hidden", F.lit(None).cast("array<int>"))
     optional = [name for name in ("segment",) if name in users.columns]
-    return joined.repartition(tasks, "user_index").select("user", *from_factors, "hidden", *optional)
+    joined = joined.select("user_index", "user", *from_factors, *optional)
+    return joined.repartition(n_tasks, "user_index") if hidden is None else beside_users(joined, hidden, n_tasks)
 
 
 def write_lists(users: DataFrame, candidates: Candidates, *, n: int, path: str) -> None:
@@ -89,9 +91,17 @@ def write_lists(users: DataFrame, candidates: Candidates, *, n: int, path: str) 
         f"user {user_type}, recommendations array<struct<item_id:{item_type},score:float,position:int,source:string>>, "
         "short_reason string"
     )
+    rank = rank_users_with_pairs if "hidden_users" in users.columns else rank_users
     with shared(users.sparkSession, candidates) as everywhere:
-        lists = users.mapInArrow(partial(rank_users, candidates=everywhere, n=n), schema)
+        lists = users.mapInArrow(partial(rank, candidates=everywhere, n=n), schema)
         lists.write.mode("error").parquet(path)
+
+
+def rank_users_with_pairs(
+    batches: Iterator[pa.RecordBatch], candidates: SharedValue[Candidates], n: int
+) -> Iterator[pa.RecordBatch]:
+    """Worker: as `rank_users`, from a partition of `beside_users`."""
+    return rank_users(with_hidden_items(batches), candidates, n)
 
 
 def rank_users(
@@ -124,7 +134,8 @@ def _ranked(
     users: pa.RecordBatch, items: Candidates, n: int, source: str, segment: int | None = None
 ) -> pa.RecordBatch:
     is_own: BoolArray | None = None
-    hidden_indptr, hidden_columns = _hidden_columns(users["hidden"], items.column_of_index)
+    listed = users["hidden"] if "hidden" in users.schema.names else pa.nulls(users.num_rows, pa.list_(pa.int32()))
+    hidden_indptr, hidden_columns = _hidden_columns(listed, items.column_of_index)
     hidden: dict[str, Any] = {"excluded_indptr": hidden_indptr, "excluded_columns": hidden_columns}
     if source == CF and items.neighbours is not None:
         columns, scores = best_by_neighbours(

@@ -90,6 +90,7 @@ def run(context: StageContext) -> dict[str, Any]:
         with_segments(listed_users(context), context, segments).withColumnRenamed("user_id", "user"),
         factors,
         _hidden_pairs(context),
+        n_hidden=context.record("index")["n_ratings"],
     )
     work = join(context.run.path, "_lists")
     context.storage.remove(work)

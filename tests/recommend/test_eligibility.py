@@ -160,7 +160,7 @@ def write_run(context: StageContext, seed: int = 0) -> tuple[np.ndarray, dict[in
         context.write(table, spark.createDataFrame(rows, table.schema))
     train = {"global_mean": 0.0, "biases": False, "loss": "squared", "rank": RANK, "label": "squared, rank 2"}
     context.storage.write_text(context.run.stage_record("train"), json.dumps(train))
-    context.storage.write_text(context.run.stage_record("index"), json.dumps({"n_items": N_ITEMS}))
+    context.storage.write_text(context.run.stage_record("index"), json.dumps({"n_items": N_ITEMS, "n_ratings": 3}))
     return users.astype(float) @ items.T.astype(float), rated
 
 
