@@ -20,7 +20,8 @@ from recsys_spark.config import PipelineConfig
 from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
 from recsys_spark.errors import ConfigError, RecsysError, error_from_reader, error_from_worker
-from recsys_spark.ingest.headers import list_inputs, require_event_times
+from recsys_spark.ingest.headers import list_inputs
+from recsys_spark.ingest.log_files import check_interval, list_log
 from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
 from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import require_done, run_stages, stages
@@ -117,17 +118,20 @@ def _run(
     configure_logging(log_format)
     config = load_config(config_path, overrides)
     interval = parse_interval(date, start, end)
-    require_event_times(config.input, interval)
+    if interval is not None:
+        check_interval(config.input, interval)
     progress = Progress.for_stream(log_format)
     # A dry run on local files needs no Spark; it should answer at once.
     spark = None if dry_run and _all_local(config) else build_session(f"recsys-{name}-{config.name}")
     storage = storage_for(config.output.path, spark)
     run = open_run(config.output.path, storage, run_id=run_id, first_stage=names[0], interval=interval)
+    interval = interval_of(run, storage, interval)
+    check_interval(config.input, interval)
     if dry_run or spark is None:
-        files = _inputs(config, run, storage, names[0], spark)
+        files = _inputs(config, run, storage, names[0], interval, spark)
         _print_plan(config, run, names, interval, [(file.path, file.size) for file in files])
         return
-    context = StageContext(spark, config, run, storage, progress, interval_of(run, storage, interval), must_resume)
+    context = StageContext(spark, config, run, storage, progress, interval, must_resume)
     progress.say(f"run {run.run_id} in {run.path}", run_id=run.run_id)
     run_stages(context, names)
     if name == "pipeline" and log_format == "text":
@@ -135,7 +139,12 @@ def _run(
 
 
 def _inputs(
-    config: PipelineConfig, run: Run, storage: Storage, first_stage: str, spark: SparkSession | None
+    config: PipelineConfig,
+    run: Run,
+    storage: Storage,
+    first_stage: str,
+    interval: Interval | None,
+    spark: SparkSession | None,
 ) -> list[FileStatus]:
     """Return the raw files that a stage would read, or the run's tables that earlier stages have left for it."""
     if first_stage != "ingest":
@@ -144,7 +153,7 @@ def _inputs(
     beside = [found for where, file in config.files.items() for found in list_table_files(file, where, spark)]
     if config.recommend.new_ratings is not None:
         beside += list_inputs(config.new_ratings_input, spark, NEW_RATINGS_SETTING)
-    return list_inputs(config.input, spark) + beside
+    return list_log(config.input, interval, spark).files + beside
 
 
 def _all_local(config: PipelineConfig) -> bool:

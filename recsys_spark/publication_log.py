@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from recsys_spark.errors import ConfigError
+from recsys_spark.numbered_log import NumberedLog
 from recsys_spark.run_directory import Run
-from recsys_spark.storage import Storage, join, read_json
-
-_ENTRY = re.compile(r"^(\d{8})\.json$")
+from recsys_spark.storage import Storage, join
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +32,8 @@ def log_folder(root: str) -> str:
 
 def publications(root: str, storage: Storage) -> list[Publication]:
     """Return all entries, oldest first."""
-    folder = log_folder(root)
-    names = [name for name in storage.list_names(folder) if _ENTRY.match(name)]
-    return [Publication(**read_json(storage, join(folder, name))) for name in sorted(names)]
+    log = NumberedLog(storage, log_folder(root))
+    return [Publication(**log.read(number)) for number in log.numbers()]
 
 
 def current_publication(root: str, storage: Storage, date: str | None = None) -> Publication:
@@ -81,6 +77,5 @@ def publish_run(run: Run, storage: Storage) -> tuple[Publication, bool]:
             return published[-1], False
         number = entries[-1].number + 1 if entries else 1
         entry = Publication(number, run.run_id, run.date, datetime.now(UTC).isoformat(timespec="seconds"))
-        path = join(log_folder(run.root), f"{number:08d}.json")
-        if storage.create_if_absent(path, json.dumps(asdict(entry), indent=2)):
+        if NumberedLog(storage, log_folder(run.root)).append(number, asdict(entry)):
             return entry, True

@@ -14,8 +14,16 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark import __version__
+from recsys_spark.index import index_faults, index_version
 from recsys_spark.publication_log import publish_run
-from recsys_spark.publish.gate import Check, check_categories, check_neighbours, check_recommendations, require_all
+from recsys_spark.publish.gate import (
+    Check,
+    check_categories,
+    check_ids,
+    check_neighbours,
+    check_recommendations,
+    require_all,
+)
 from recsys_spark.recommend import (
     SIMILAR_TABLES,
     item_categories,
@@ -52,6 +60,7 @@ def run(context: StageContext) -> dict[str, Any]:
     ContractError
         If a table does not pass the gate; nothing is published then.
     """
+    of_indexes = [check for table in (USER_INDEX, ITEM_INDEX) for check in _check_index(context, table)]
     checks = check_recommendations(
         context.read(RECOMMENDATIONS),
         listed_users(context),
@@ -73,11 +82,20 @@ def run(context: StageContext) -> dict[str, Any]:
         entry=entry.number,
     )
     return {
+        "checks_of_indexes": [asdict(check) for check in of_indexes],
         "checks": [asdict(check) for check in checks],
         "checks_of_neighbours": {name: [asdict(check) for check in found] for name, found in of_neighbours.items()},
         "manifest": manifest,
         "publication": asdict(entry),
     }
+
+
+def _check_index(context: StageContext, table: Table) -> list[Check]:
+    """Prove that ids and numbers belong to each other one to one, in the version of the index that the run has used."""
+    version = index_version(context.run.root, table, context.storage, context.record("index")["versions"][table.name])
+    checks = check_ids(index_faults(version, context.read(table)))
+    require_all(checks, version.folder)
+    return checks
 
 
 def _check_neighbours(context: StageContext, table: Table) -> list[Check]:
