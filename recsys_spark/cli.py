@@ -35,6 +35,7 @@ from recsys_spark.report.summary import print_summary
 from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.report.why_page import print_why, shown_ids
 from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
+from recsys_spark.runs_cli import COMMANDS
 from recsys_spark.session import build_session
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 from recsys_spark.table_files import list_table_files
@@ -99,6 +100,8 @@ def _stage_command(name: str, names: Sequence[str]) -> click.Command:
 for _name in STAGES:
     cli.add_command(_stage_command(_name, (_name,)))
 cli.add_command(_stage_command("pipeline", STAGES))
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def _run(

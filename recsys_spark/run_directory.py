@@ -37,6 +37,11 @@ class Run:
         """The run's directory."""
         return join(self.root, "runs", f"date={self.date}", f"run={self.run_id}")
 
+    @property
+    def manifest_path(self) -> str:
+        """Where the manifest lies, which is written last: a run that has one is whole."""
+        return join(self.path, "manifest.json")
+
     def table_path(self, table: Table) -> str:
         """Return where a table of this run lies."""
         return join(self.path, table.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import glob
 import gzip
+import hashlib
 import json
 import os
 import secrets
@@ -53,6 +54,9 @@ class Storage(Protocol):
 
     def read_text(self, path: str) -> str:
         """Return a small UTF-8 file."""
+
+    def checksum(self, path: str) -> str:
+        """Return the SHA-256 of a file's bytes, in hexadecimal."""
 
     def write_text(self, path: str, text: str) -> None:
         """Write a small file so that readers see all of it or none; replaces what was there."""
@@ -178,6 +182,11 @@ class LocalStorage:
         """Return a small UTF-8 file."""
         return local_path(path).read_text(encoding="utf-8")
 
+    def checksum(self, path: str) -> str:
+        """Return the SHA-256 of a file's bytes."""
+        with local_path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def write_text(self, path: str, text: str) -> None:
         """Write a small file under another name and move it into place."""
         target = local_path(path)
@@ -270,6 +279,15 @@ class HadoopStorage:
         stream = system.open(place)
         try:
             return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(stream)).decode()
+        finally:
+            stream.close()
+
+    def checksum(self, path: str) -> str:
+        """Return the SHA-256 of a file's bytes; they pass through the driver's JVM."""
+        system, place = self._open(path)
+        stream = system.open(place)
+        try:
+            return str(self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
         finally:
             stream.close()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from pathlib import Path
 from urllib.parse import quote
 
@@ -50,6 +51,7 @@ def test_head_is_decompressed(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"abcdef"))
     assert storage.read_head(str(tmp_path / "a.csv"), 3) == b"abc"
     assert storage.read_head(str(tmp_path / "a.csv.gz"), 100) == b"abcdef"
+    assert storage.checksum(str(tmp_path / "a.csv")) == hashlib.sha256(b"abcdef").hexdigest()
 
 
 def test_create_if_absent_has_one_winner_and_writes_replace(storage: Storage, tmp_path: Path) -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark import __version__
 from recsys_spark.index import index_faults, index_version
 from recsys_spark.publication_log import publish_run
 from recsys_spark.publish.gate import (
@@ -24,6 +18,7 @@ from recsys_spark.publish.gate import (
     check_recommendations,
     require_all,
 )
+from recsys_spark.publish.manifest import write_manifest
 from recsys_spark.recommend import (
     SIMILAR_TABLES,
     item_categories,
@@ -32,8 +27,7 @@ from recsys_spark.recommend import (
     seen_ratings,
     similar_config,
 )
-from recsys_spark.run_directory import STAGES, StageContext
-from recsys_spark.storage import join, read_json
+from recsys_spark.run_directory import StageContext
 from recsys_spark.tables import (
     CATALOGUE,
     ITEM_ELIGIBILITY,
@@ -74,8 +68,7 @@ def run(context: StageContext) -> dict[str, Any]:
         checks.append(check_categories(context.read(RECOMMENDATIONS), categories, limit))
     require_all(checks, context.run.table_path(RECOMMENDATIONS))
     of_neighbours = {table.name: _check_neighbours(context, table) for table in SIMILAR_TABLES}
-    manifest = join(context.run.path, "manifest.json")
-    context.storage.write_text(manifest, json.dumps(_manifest(context), indent=2, ensure_ascii=False))
+    manifest = write_manifest(context)
     entry, is_new = publish_run(context.run, context.storage)
     context.progress.say(
         f"publish: run {context.run.run_id} {'is now' if is_new else 'already was'} entry {entry.number} of the log",
@@ -120,20 +113,3 @@ def _hidden_pairs(context: StageContext) -> dict[str, DataFrame]:
     if context.config.recommend.blocks is not None:
         hidden["items that are blocked for the user"] = context.read(USER_BLOCKS)
     return hidden
-
-
-def _manifest(context: StageContext) -> dict[str, Any]:
-    """Return what made the tables: inputs, configuration, versions, and the record of every stage."""
-    done = [stage for stage in STAGES if context.storage.exists(context.run.stage_record(stage))]
-    return {
-        "run": read_json(context.storage, join(context.run.path, "run.json")),
-        "stages": {stage: context.record(stage) for stage in done},
-        "versions": {
-            "recsys_spark": __version__,
-            "spark": context.spark.version,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "pyarrow": pa.__version__,
-        },
-        "sealed": datetime.now(UTC).isoformat(timespec="seconds"),
-    }

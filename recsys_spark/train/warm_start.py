@@ -51,7 +51,7 @@ def published_vectors(context: StageContext) -> Known | None:
 
 def _newest(context: StageContext) -> Run | None:
     root = context.run.root
-    entries = [entry.run(root) for entry in publications(root, context.storage)]
+    entries = [entry.newest(root) for entry in publications(root, context.storage)]
     others = [run for run in entries if run != context.run]
     return others[-1] if others else None
 
