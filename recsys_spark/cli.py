@@ -81,6 +81,7 @@ def _stage_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--resume", "must_resume", is_flag=True, help="Fail unless training can go on from a checkpoint of the run."
         ),
+        click.option("--force", is_flag=True, help="Publish beyond the limits of the gate; leaves a mark in the log."),
         click.option("--dry-run", is_flag=True, help="Show configuration, inputs, plan and targets; write nothing."),
         click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
     ]
@@ -115,6 +116,7 @@ def _run(
     end: str | None,
     run_id: str | None,
     must_resume: bool,
+    force: bool,
     dry_run: bool,
     log_format: Literal["text", "json"],
 ) -> None:
@@ -134,7 +136,7 @@ def _run(
         files = _inputs(config, run, storage, names[0], interval, spark)
         _print_plan(config, run, names, interval, [(file.path, file.size) for file in files])
         return
-    context = StageContext(spark, config, run, storage, progress, interval, must_resume)
+    context = StageContext(spark, config, run, storage, progress, interval, must_resume, force)
     progress.say(f"run {run.run_id} in {run.path}", run_id=run.run_id)
     run_stages(context, names)
     if name == "pipeline" and log_format == "text":

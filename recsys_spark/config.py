@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from recsys_spark.config_section import Section
 from recsys_spark.day_paths import describe_fault, has_day
+from recsys_spark.gate_config import GateConfig
 from recsys_spark.history_config import HistoryConfig
 from recsys_spark.neighbour_config import KnnConfig, SimilarConfig
 from recsys_spark.recommend_config import CatalogueConfig, RecommendConfig, TableFile
@@ -275,6 +276,7 @@ class PipelineConfig(Section):
     similar_items: SimilarConfig | None = None
     similar_users: SimilarConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
     output: OutputConfig
 
     @model_validator(mode="after")
@@ -299,6 +301,10 @@ class PipelineConfig(Section):
     def _check_history(self) -> PipelineConfig:
         if self.history is not None and self.input.columns.timestamp is None:
             raise ValueError("history keeps ratings by event date: it needs input.columns.timestamp")
+        if self.gate.needs_metrics and self.evaluate.holdout_share == 0:
+            raise ValueError(
+                "gate.max_metric_loss and gate.min_gain_over_popularity need evaluate.holdout_share above 0"
+            )
         if self.ingest.cancellations and self.ingest.duplicates != "sum":
             raise ValueError("ingest.cancellations needs ingest.duplicates: sum")
         if self.recommend.new_ratings is not None and (self.ingest.cancellations or self.input.is_by_day):

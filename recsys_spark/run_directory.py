@@ -62,6 +62,7 @@ class StageContext:
     progress: Progress
     interval: Interval | None = None
     must_resume: bool = False
+    force: bool = False
 
     def read(self, table: Table) -> DataFrame:
         """Read a table of this run."""

@@ -16,6 +16,7 @@ from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import (
     ITEM_FACTORS,
     ITEM_INDEX,
+    METRICS,
     RECOMMENDATION_ROWS,
     RECOMMENDATIONS,
     SIMILAR_ITEMS,
@@ -36,12 +37,13 @@ _WITH_CHECKSUMS = frozenset(
         ITEM_FACTORS,
         USER_INDEX,
         ITEM_INDEX,
+        METRICS,
     )
 )
 
 
-def write_manifest(context: StageContext) -> str:
-    """Seal a run: write its manifest, after everything else; return where.
+def write_manifest(context: StageContext, gate: dict[str, Any]) -> str:
+    """Seal a run: write its manifest, with what the gate has found, after everything else; return where.
 
     Notes
     -----
@@ -51,6 +53,7 @@ def write_manifest(context: StageContext) -> str:
     content = {
         "run": read_json(context.storage, join(context.run.path, "run.json")),
         "stages": {stage: context.record(stage) for stage in done},
+        "gate": gate,
         "versions": {
             "recsys_spark": __version__,
             "spark": context.spark.version,

@@ -18,6 +18,8 @@ from recsys_spark.publish.gate import (
     check_recommendations,
     require_all,
 )
+from recsys_spark.publish.judgement import ask_oracle, judge
+from recsys_spark.publish.limits import require_limits
 from recsys_spark.publish.manifest import write_manifest
 from recsys_spark.recommend import (
     SIMILAR_TABLES,
@@ -47,19 +49,42 @@ def run(context: StageContext) -> dict[str, Any]:
     Returns
     -------
     dict
-        The checks, the manifest's path, and the entry of the publication log.
+        The checks and limits, what the oracle says, the manifest's path, and the entry of the publication log.
 
     Raises
     ------
     ContractError
-        If a table does not pass the gate; nothing is published then.
+        If a table does not pass the gate; nothing is published then. Limits can be forced, checks cannot.
     """
+    checked = _check_tables(context)
+    limits, compared = judge(context)
+    forced = require_limits(limits, context.run.table_path(RECOMMENDATIONS), force=context.force)
+    if forced:
+        context.progress.say(f"publish: forced beyond {', '.join(f'gate.{name}' for name in forced)}", forced=forced)
+    result = {**checked, "limits": [asdict(limit) for limit in limits], "compared": compared, "forced": forced}
+    manifest = write_manifest(context, result)
+    entry, is_new = publish_run(context.run, context.storage, forced)
+    context.progress.say(
+        f"publish: run {context.run.run_id} {'is now' if is_new else 'already was'} entry {entry.number} of the log"
+        + (
+            f"; readers stay with run {entry.run_id}"
+            if entry.newest(context.run.root) != entry.run(context.run.root)
+            else ""
+        ),
+        entry=entry.number,
+    )
+    return {**result, "manifest": manifest, "publication": asdict(entry)}
+
+
+def _check_tables(context: StageContext) -> dict[str, Any]:
+    """Check all tables that readers use; raise where one is at fault."""
     of_indexes = [check for table in (USER_INDEX, ITEM_INDEX) for check in _check_index(context, table)]
+    hidden = _hidden_pairs(context)
     checks = check_recommendations(
         context.read(RECOMMENDATIONS),
         listed_users(context),
         context.read(ITEM_ELIGIBILITY),
-        _hidden_pairs(context),
+        hidden,
         context.config.recommend.n,
     )
     limit = context.config.recommend.max_per_category
@@ -67,19 +92,14 @@ def run(context: StageContext) -> dict[str, Any]:
         categories = item_categories(context.read(CATALOGUE))
         checks.append(check_categories(context.read(RECOMMENDATIONS), categories, limit))
     require_all(checks, context.run.table_path(RECOMMENDATIONS))
+    oracle, of_oracle = ask_oracle(context, hidden)
+    require_all(of_oracle, context.run.table_path(RECOMMENDATIONS))
     of_neighbours = {table.name: _check_neighbours(context, table) for table in SIMILAR_TABLES}
-    manifest = write_manifest(context)
-    entry, is_new = publish_run(context.run, context.storage)
-    context.progress.say(
-        f"publish: run {context.run.run_id} {'is now' if is_new else 'already was'} entry {entry.number} of the log",
-        entry=entry.number,
-    )
     return {
         "checks_of_indexes": [asdict(check) for check in of_indexes],
-        "checks": [asdict(check) for check in checks],
+        "checks": [asdict(check) for check in checks + of_oracle],
         "checks_of_neighbours": {name: [asdict(check) for check in found] for name, found in of_neighbours.items()},
-        "manifest": manifest,
-        "publication": asdict(entry),
+        "oracle": oracle,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_runs_are_listed_with_what_readers_see(out: Path, command: Command) -> N
         "r4": ("not published", []),
     }
     code, text = command("runs")
-    assert "r2   current, pinned  2, 4" in text
+    assert re.search(r"r2 +│ current, pinned +│ 2, 4", text)
     assert "recommend evaluate" in text
 
 
