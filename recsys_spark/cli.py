@@ -138,7 +138,7 @@ def _run(
         return
     context = StageContext(spark, config, run, storage, progress, interval, must_resume, force)
     progress.say(f"run {run.run_id} in {run.path}", run_id=run.run_id)
-    run_stages(context, names)
+    run_stages(context, stages(names))
     if name == "pipeline" and log_format == "text":
         print_summary(_console(), context, {stage.name: stage.tables for stage in stages()})
 

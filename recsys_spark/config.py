@@ -261,6 +261,13 @@ class OutputConfig(Section):
     """Where everything goes."""
 
     path: str = Field(min_length=1)
+    lease_minutes: float = Field(
+        default=15.0,
+        gt=0,
+        le=1e4,
+        description="how long a process that is not heard of keeps others from working on its run",
+    )
+    check_room: bool = Field(default=True, description="look for room on the disk before the work begins")
 
 
 class PipelineConfig(Section):

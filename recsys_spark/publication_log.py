@@ -5,15 +5,18 @@ Publishing, rolling back, pinning and unpinning are all new entries; nothing is 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from recsys_spark.errors import ConfigError
+from recsys_spark.errors import ConfigError, RecsysError
 from recsys_spark.numbered_log import NumberedLog
 from recsys_spark.run_directory import Run
 from recsys_spark.storage import Storage, join
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["publish", "rollback", "pin", "unpin"]
 
@@ -65,13 +68,17 @@ def log_folder(root: str) -> str:
 def publications(root: str, storage: Storage) -> list[Publication]:
     """Return all entries, oldest first.
 
-    Raises
-    ------
-    RecsysError
-        If an entry is damaged.
+    An entry that is damaged is left out, with a warning: what readers saw before it is whole, and the next run takes
+    them on.
     """
-    log = NumberedLog(storage, log_folder(root))
-    return [Publication(**log.read(number)) for number in log.numbers()]
+    numbered = NumberedLog(storage, log_folder(root))
+    entries = []
+    for number in numbered.numbers():
+        try:
+            entries.append(Publication(**numbered.read(number)))
+        except (RecsysError, TypeError, UnicodeDecodeError):
+            log.warning(f"{numbered.path(number)} is damaged, and left out of the publication log")
+    return entries
 
 
 def current_publication(root: str, storage: Storage, date: str | None = None) -> Publication:
@@ -189,14 +196,15 @@ def _append(
     root: str, storage: Storage, decide: Callable[[list[Publication]], Publication | None]
 ) -> Publication | None:
     """Add what ``decide`` makes of the entries so far; where another writer has taken the number, decide again."""
-    log = NumberedLog(storage, log_folder(root))
+    numbered = NumberedLog(storage, log_folder(root))
     while True:
-        entries = publications(root, storage)
-        decided = decide(entries)
+        # Before the entries are read: one that another writer adds meanwhile must not be passed over.
+        numbers = numbered.numbers()
+        decided = decide(publications(root, storage))
         if decided is None:
             return None
-        entry = replace(decided, number=entries[-1].number + 1 if entries else 1)
-        if log.append(entry.number, asdict(entry)):
+        entry = replace(decided, number=numbers[-1] + 1 if numbers else 1)
+        if numbered.append(entry.number, asdict(entry)):
             return entry
 
 

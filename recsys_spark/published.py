@@ -93,7 +93,14 @@ def _current_entry(system: pa_fs.FileSystem, root: str) -> dict[str, Any]:
     names = sorted(info.base_name for info in listed if _ENTRY.match(info.base_name))
     if not names:
         raise FileNotFoundError(f"nothing was published under {root}")
-    return _read_json(system, f"{root}/publication_log/{names[-1]}")
+    for name in reversed(names):
+        try:
+            entry = _read_json(system, f"{root}/publication_log/{name}")
+        except ValueError:
+            # What readers saw before a damaged entry is whole.
+            continue
+        return entry
+    raise FileNotFoundError(f"every entry of {root}/publication_log is damaged")
 
 
 def _read_json(system: pa_fs.FileSystem, path: str) -> dict[str, Any]:

@@ -229,6 +229,6 @@ def _changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "
         name = f"{prefix}{key}"
         if isinstance(old, dict) and isinstance(new, dict):
             changed += _changed_keys(old, new, f"{name}.")
-        elif old != new and name != "output.path":
+        elif old != new and not name.startswith("output."):
             changed.append(name)
     return changed

@@ -28,6 +28,8 @@ from recsys_spark.errors import ConfigError, ContractError, RecsysError
 from recsys_spark.session import is_connect
 
 _HIDDEN = ("_", ".")
+# What Hadoop says of storages that have no capacity.
+_NO_LIMIT = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,9 @@ class Storage(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with all it holds; absent is fine."""
+
+    def free_bytes(self, folder: str) -> int | None:
+        """Return how much room there is, None where the storage does not say."""
 
     def check_writable(self, folder: str) -> None:
         """Raise ConfigError unless files can be made in the folder; makes the folder."""
@@ -145,7 +150,7 @@ def read_json(storage: Storage, path: str) -> Any:
     """Return the content of a JSON file."""
     try:
         return json.loads(storage.read_text(path))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of JSON, or of UTF-8
         raise RecsysError("a file of the run is damaged", where=path, got=str(error)) from None
 
 
@@ -221,6 +226,10 @@ class LocalStorage:
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+    def free_bytes(self, folder: str) -> int | None:
+        """Return how much room there is."""
+        return shutil.disk_usage(local_path(folder)).free
 
     def check_writable(self, folder: str) -> None:
         """Raise ConfigError unless files can be made in the folder."""
@@ -337,6 +346,12 @@ class HadoopStorage:
         """Remove a file, or a folder with all it holds."""
         system, place = self._open(path)
         system.delete(place, True)
+
+    def free_bytes(self, folder: str) -> int | None:
+        """Return how much room there is; object stores do not say."""
+        system, place = self._open(folder)
+        status = system.getStatus(place)
+        return int(status.getRemaining()) if 0 < status.getCapacity() < _NO_LIMIT else None
 
     def check_writable(self, folder: str) -> None:
         """Raise ConfigError unless files can be made in the folder."""

@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark.errors import ConfigError
-from recsys_spark.publication_log import roll_back
+from recsys_spark.publication_log import current_publication, roll_back
 from recsys_spark.published import read_current, read_current_table
 from recsys_spark.tables import RECOMMENDATIONS
 from tests.conftest import ROOT
@@ -33,6 +33,17 @@ def test_readers_get_the_files_of_the_current_run(tmp_path: Path) -> None:
     roll_back(str(tmp_path), STORAGE)
     assert listed(f"{tmp_path}/") == ["a"], "a file that the manifest does not name is not read"
     assert read_current_table(str(tmp_path), columns=["user_id"]).column_names == ["user_id"]
+
+
+def test_a_damaged_entry_leaves_readers_where_they_were(tmp_path: Path) -> None:
+    published_run(tmp_path, "r1", items=["a"])
+    published_run(tmp_path, "r2", items=["b"])
+    (tmp_path / "publication_log" / "00000002.json").write_bytes(b'{"number": 2, \xff')
+    assert listed(tmp_path) == ["a"]
+    assert current_publication(str(tmp_path), STORAGE).run_id == "r1"
+    published_run(tmp_path, "r3", items=["c"])
+    assert listed(tmp_path) == ["c"], "the next run takes them on"
+    assert current_publication(str(tmp_path), STORAGE).number == 3
 
 
 def test_where_nothing_is_published_readers_are_told(tmp_path: Path, spark: SparkSession) -> None:

@@ -16,6 +16,7 @@ from recsys_spark.ingest.kept_ratings import keep_ratings
 from recsys_spark.ingest.log_files import LogFiles, check_interval, list_log, tell_empty_days
 from recsys_spark.ingest.merged_ratings import write_ratings
 from recsys_spark.ingest.raw_rows import read_raw_rows
+from recsys_spark.ingest.room import require_room
 from recsys_spark.ingest.row_counts import count_rows, plain_path
 from recsys_spark.ingest.validate import (
     REASONS,
@@ -91,9 +92,11 @@ def run(context: StageContext) -> dict[str, Any]:
         read(context.spark, file, where, file.columns)
     if config.recommend.new_ratings is not None:
         _require_two_logs(context, config)
+    found = list_log(config.input, context.interval, context.spark)
+    require_room(context, found.files)
     if config.catalogue is not None:
         context.write(CATALOGUE, read_catalogue(context.spark, config.catalogue))
-    return _read_log(context, config.input, _LOG, list_log(config.input, context.interval, context.spark))
+    return _read_log(context, config.input, _LOG, found)
 
 
 def ingest_new_ratings(context: StageContext) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from recsys_spark.publication_log import publications
 from recsys_spark.publish.churn import compare_lists
 from recsys_spark.publish.gate import Check
 from recsys_spark.publish.limits import Limit, Measured, limits_of_churn, limits_of_lists, limits_of_metrics
-from recsys_spark.publish.manifest import table_faults
 from recsys_spark.publish.oracle import OracleModel, compare_with_oracle
 from recsys_spark.run_directory import Run, StageContext
+from recsys_spark.sealed_files import table_faults
 from recsys_spark.tables import (
     FOLDED_FACTORS,
     ITEM_ELIGIBILITY,

@@ -7,8 +7,8 @@ from recsys_spark.index import index_version
 from recsys_spark.ingest import history_folder
 from recsys_spark.numbered_log import NumberedLog
 from recsys_spark.publication_log import log_folder, publications
-from recsys_spark.publish.manifest import table_faults
 from recsys_spark.run_directory import Run, find_runs
+from recsys_spark.sealed_files import table_faults
 from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import ITEM_INDEX, USER_INDEX
 
@@ -43,7 +43,7 @@ def verify(root: str, storage: Storage, run: Run | None = None) -> tuple[int, li
 def _verify_run(run: Run, storage: Storage) -> tuple[int, list[str]]:
     try:
         files = read_json(storage, run.manifest_path)["files"]
-    except (RecsysError, OSError, ValueError) as error:
+    except (RecsysError, OSError, ValueError, KeyError) as error:
         return 1, [f"{run.manifest_path}: {_first_line(error)}"]
     faults = [f"{run.path}/{fault}" for name in files for fault in table_faults(run, name, storage)]
     return 1 + sum(map(len, files.values())), faults
@@ -53,10 +53,9 @@ def _verify_log(root: str, storage: Storage) -> tuple[int, list[str]]:
     log = NumberedLog(storage, log_folder(root))
     numbers = log.numbers()
     faults = [f"{log.path(n)}: is not there" for n in range(1, numbers[-1] + 1 if numbers else 0) if n not in numbers]
-    try:
-        entries = publications(root, storage)
-    except (RecsysError, TypeError, OSError, ValueError) as error:
-        return len(numbers), [*faults, f"{log.folder}: {_first_line(error)}"]
+    entries = publications(root, storage)
+    readable = {entry.number for entry in entries}
+    faults += [f"{log.path(n)}: is damaged" for n in numbers if n not in readable]
     if entries and not storage.exists(entries[-1].run(root).manifest_path):
         faults.append(f"{entries[-1].run(root).path}: readers see this run, and it is not whole")
     return len(numbers), faults

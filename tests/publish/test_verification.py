@@ -62,7 +62,7 @@ def break_log(root: Path) -> None:
 
 
 def damage_entry(root: Path) -> None:
-    (root / "publication_log" / "00000002.json").write_text('{"number": 2')
+    (root / "publication_log" / "00000001.json").write_text('{"number": 1')
 
 
 def remove_current(root: Path) -> None:
@@ -106,7 +106,7 @@ def damage_history(root: Path) -> None:
     ("damage", "expected"),
     [
         (break_log, "00000001.json: is not there"),
-        (damage_entry, "publication_log: a file of the run is damaged"),
+        (damage_entry, "00000001.json: is damaged"),
         (remove_current, "readers see this run, and it is not whole"),
         (damage_manifest, "a file of the run is damaged"),
         (add_file, "part-1.parquet: is no file of the run"),
