@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from recsys_spark import __version__
+from recsys_spark.chaos_cli import chaos
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
@@ -101,7 +102,7 @@ def _stage_command(name: str, names: Sequence[str]) -> click.Command:
 for _name in STAGES:
     cli.add_command(_stage_command(_name, (_name,)))
 cli.add_command(_stage_command("pipeline", STAGES))
-for _command in COMMANDS:
+for _command in (*COMMANDS, chaos):
     cli.add_command(_command)
 
 

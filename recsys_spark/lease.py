@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -16,7 +17,11 @@ from recsys_spark.errors import RecsysError
 from recsys_spark.numbered_log import NumberedLog
 from recsys_spark.storage import Storage, join
 
+log = logging.getLogger(__name__)
+
 _RENEWALS_PER_TERM = 3
+# Leases of this process that it still works under: another that it took and did not give up belongs to nobody.
+_HELD: set[str] = set()
 
 
 def _now() -> datetime:
@@ -68,6 +73,7 @@ class Lease:
         if not self._log.append(number, self._entry()):
             raise self._taken(self._log.read(number))
         self._number = number
+        _HELD.add(self._token)
 
     def renew(self) -> None:
         """Hold the lease for another term; where another owner has taken it meanwhile, it is lost."""
@@ -91,6 +97,7 @@ class Lease:
     def release(self) -> None:
         """Give the lease up; the next owner need not wait."""
         with self._lock:
+            _HELD.discard(self._token)
             if not self._number or self.is_lost:
                 return
             if self._log.append(self._number + 1, {**self._entry(), "released": True}):
@@ -110,8 +117,10 @@ class Lease:
         return bool(entry["released"]) or datetime.fromisoformat(entry["expires"]) < self._now() or self._is_dead(entry)
 
     def _is_dead(self, entry: dict[str, Any]) -> bool:
-        """Return whether the owner was a process of this machine that is gone, as after kill -9."""
+        """Return whether the owner was a process of this machine that is gone, as after kill -9, or has given up."""
         owner = entry["owner"]
+        if owner == self._owner:
+            return entry["token"] not in _HELD
         return bool(owner["host"] == self._owner["host"] and _process_start(owner["pid"]) != owner["started"])
 
     def _taken(self, entry: dict[str, Any]) -> RecsysError:
@@ -143,7 +152,11 @@ def held(lease: Lease, term: timedelta) -> Iterator[Lease]:
     finally:
         over.set()
         thread.join()
-        lease.release()
+        try:
+            lease.release()
+        except Exception as error:
+            # What was done under it is done, and it ends by itself.
+            log.warning(f"a lease could not be given up: {error}")
 
 
 def _process_start(pid: int) -> str | None:

@@ -8,6 +8,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,7 @@ def _describe_runs(runs: list[Run], root: str) -> str:
     return f"runs there: {', '.join(run.run_id for run in runs[-5:])}"
 
 
+@cache
 def code_fingerprint(parts: tuple[str, ...] = ("",)) -> str:
     """Return a hash of this package's source files, or of some of its files and folders."""
     package = Path(__file__).parent

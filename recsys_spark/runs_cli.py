@@ -150,7 +150,7 @@ def gc(config_path: str, overrides: tuple[str, ...], keep: int, min_age_hours: f
     for removal in removals:
         click.echo(f"{human_size(removal.n_bytes):>12}  {removal.path}  ({removal.reason})")
     if not dry_run:
-        remove_all(removals, place.storage)
+        remove_all(place.root, removals, place.storage)
     total = human_size(sum(removal.n_bytes for removal in removals))
     click.echo(f"{len(removals):,} {'would be ' if dry_run else ''}removed, {total}")
 

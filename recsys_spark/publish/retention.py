@@ -42,8 +42,9 @@ def plan_removals(root: str, storage: Storage, keep: int, now: datetime, min_age
     list of Removal
         Runs first. Versions of indexes and of the history are kept, at least as many as runs.
     """
-    entries = publications(root, storage)
+    # In this order: a run that is published meanwhile is not in the list, or is in the log.
     known = find_runs(root, storage)
+    entries = publications(root, storage)
     published = list(dict.fromkeys(entry.newest(root) for entry in entries))
     kept = set(published[len(published) - min(keep, len(published)) :])
     kept |= {entries[-1].run(root), entries[-1].newest(root)} if entries else set()
@@ -60,9 +61,13 @@ def plan_removals(root: str, storage: Storage, keep: int, now: datetime, min_age
     return removals + _unnamed(root, storage, unfinished, max(keep, 1))
 
 
-def remove_all(removals: list[Removal], storage: Storage) -> None:
+def remove_all(root: str, removals: list[Removal], storage: Storage) -> None:
     """Remove what `plan_removals` has found; a run's manifest first: half a run must not be taken for a whole one."""
     for removal in removals:
+        entries = publications(root, storage)
+        if entries and removal.path in (entries[-1].run(root).path, entries[-1].newest(root).path):
+            # Somebody has gone back to it since.
+            continue
         storage.remove(join(removal.path, "manifest.json"))
         storage.remove(removal.path)
 
