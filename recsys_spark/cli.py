@@ -28,6 +28,7 @@ from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import require_done, run_stages, stages
 from recsys_spark.progress import JsonLines, Progress, configure_logging
 from recsys_spark.publication_log import current_publication
+from recsys_spark.redaction import redact
 from recsys_spark.report.explanation import explain_user
 from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
 from recsys_spark.report.plan_table import print_plan
@@ -177,10 +178,10 @@ def _print_plan(
     files: list[tuple[str, int]],
 ) -> None:
     echo = click.echo
-    echo("# configuration\n" + config.as_yaml())
+    echo("# configuration\n" + redact(config.as_yaml()))
     echo("# inputs")
     for path, size in files:
-        echo(f"{size:>15,} bytes  {path}")
+        echo(f"{size:>15,} bytes  {redact(path)}")
     echo(f"{sum(size for _, size in files):>15,} bytes in {len(files)} files")
     echo(f"interval: {interval.start.isoformat()} to {interval.end.isoformat()}" if interval else "interval: all times")
     echo("\n# plan, and where each stage writes")
@@ -341,7 +342,7 @@ def _fail(message: str, code: int) -> int:
     if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger("recsys_spark").handlers):
         log.error(message, extra={"fields": {"exit_code": code}})
     else:
-        click.echo(f"error: {message}", err=True)
+        click.echo(redact(f"error: {message}"), err=True)
     return code
 
 

@@ -17,6 +17,7 @@ import recsys_spark.recommend.stage as recommend_stage
 import recsys_spark.train.stage as train_stage
 from recsys_spark.errors import ConfigError
 from recsys_spark.lease import Lease, held
+from recsys_spark.redaction import redacted
 from recsys_spark.run_directory import STAGES, Run, StageContext, start_run
 from recsys_spark.storage import Storage
 from recsys_spark.tables import Table
@@ -112,7 +113,7 @@ def _run_stage(context: StageContext, stage: Stage) -> None:
         "schemas": {table.name: table.schema.simpleString() for table in stage.tables},
         **details,
     }
-    storage.write_text(run.stage_record(stage.name), json.dumps(record, indent=2, ensure_ascii=False))
+    storage.write_text(run.stage_record(stage.name), json.dumps(redacted(record), indent=2, ensure_ascii=False))
     context.progress.say(f"{stage.name}: done after {seconds:.1f} s", stage=stage.name, seconds=seconds)
 
 

@@ -19,6 +19,7 @@ from recsys_spark.config import PipelineConfig
 from recsys_spark.errors import ConfigError
 from recsys_spark.interval import Interval, logical_date, parse_interval
 from recsys_spark.progress import Progress
+from recsys_spark.redaction import redacted
 from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import Table
 
@@ -203,7 +204,7 @@ def start_run(context: StageContext) -> None:
         "date": context.run.date,
         "interval": context.interval.as_dict() if context.interval else None,
         "config_fingerprint": context.config.fingerprint(),
-        "config": context.config.model_dump(mode="json"),
+        "config": redacted(context.config.model_dump(mode="json")),
         "version": __version__,
         "code_fingerprint": code_fingerprint(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

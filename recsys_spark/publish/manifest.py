@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_spark import __version__
+from recsys_spark.redaction import redacted
 from recsys_spark.run_directory import STAGES, StageContext
 from recsys_spark.sealed_files import files_of_table
 from recsys_spark.storage import join, read_json
@@ -43,5 +44,5 @@ def write_manifest(context: StageContext, gate: dict[str, Any]) -> str:
         },
         "sealed": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    context.storage.write_text(context.run.manifest_path, json.dumps(content, indent=2, ensure_ascii=False))
+    context.storage.write_text(context.run.manifest_path, json.dumps(redacted(content), indent=2, ensure_ascii=False))
     return context.run.manifest_path
