@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import shutil
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,8 +10,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.hadoop_storage import HadoopStorage
 from recsys_spark.storage import (
-    HadoopStorage,
     LocalStorage,
     Storage,
     is_local,
@@ -67,6 +68,21 @@ def test_create_if_absent_has_one_winner_and_writes_replace(storage: Storage, tm
     assert not storage.exists(path)
     storage.remove(path)
     assert storage.list_names(str(tmp_path / "new")) == []
+
+
+def test_bytes_are_replaced_whole(storage: Storage, tmp_path: Path) -> None:
+    path, content = str(tmp_path / "new" / "a.parquet"), bytes(range(256)) * 3
+    storage.replace_bytes(path, content)
+    assert storage.read_bytes(path) == content
+    storage.replace_bytes(path, b"")
+    assert storage.read_bytes(path) == b""
+    assert storage.list_names(str(tmp_path / "new")) in (["a.parquet"], [".a.parquet.crc", "a.parquet"])
+
+
+def test_room_is_told(storage: Storage, tmp_path: Path) -> None:
+    free = storage.free_bytes(str(tmp_path))
+    assert free is not None
+    assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
 
 
 def test_a_folder_that_cannot_be_made_is_named(storage: Storage, tmp_path: Path) -> None:

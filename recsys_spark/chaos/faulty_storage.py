@@ -14,6 +14,8 @@ OPERATIONS = (
     "find",
     "read_head",
     "read_text",
+    "read_bytes",
+    "replace_bytes",
     "checksum",
     "write_text",
     "create_if_absent",
