@@ -17,6 +17,7 @@ from recsys_spark.config_file import load_config
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.progress import configure_logging
 from recsys_spark.publication_log import Publication, current_publication, pin_run, roll_back, unpin
+from recsys_spark.publish.forgetting import forget_user
 from recsys_spark.publish.retention import plan_removals, remove_all
 from recsys_spark.publish.run_difference import compare_runs
 from recsys_spark.publish.verification import verify
@@ -172,4 +173,20 @@ def verify_command(run_id: str | None, config_path: str, overrides: tuple[str, .
     click.echo(f"{n_files:,} files are as they were written")
 
 
-COMMANDS: tuple[Any, ...] = (runs, diff, rollback, pin, unpin_command, gc, verify_command)
+@click.command()
+@click.argument("user_id")
+@_with_config
+def forget(user_id: str, config_path: str, overrides: tuple[str, ...]) -> None:
+    """Remove a person from all kept runs, the history and the index; what the raw log says is not touched.
+
+    While it works, no run should.
+    """
+    place = _open("forget", config_path, overrides)
+    found = forget_user(place.root, place.storage, user_id)
+    for each in found:
+        click.echo(f"{each.place}: " + ", ".join(f"{n:,} of {name}" for name, n in each.rows.items()))
+    n_rows = sum(sum(each.rows.values()) for each in found)
+    click.echo(f"{n_rows:,} rows were removed" if found else "nothing is kept of this user")
+
+
+COMMANDS: tuple[Any, ...] = (runs, diff, rollback, pin, unpin_command, gc, verify_command, forget)

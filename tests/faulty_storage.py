@@ -7,7 +7,10 @@ from typing import Any
 
 from recsys_spark.storage import LocalStorage
 
-OPERATIONS = ("find", "read_head", "read_text", "write_text", "create_if_absent", "list_names", "exists", "remove")
+OPERATIONS = (
+    *("find", "read_head", "read_text", "read_bytes", "replace_bytes", "write_text", "create_if_absent", "list_names"),
+    *("exists", "remove"),
+)
 
 
 class StorageFault(OSError):
