@@ -68,7 +68,9 @@ class Table:
             If the table is not there or cannot be read.
         """
         try:
-            return spark.read.schema(self.schema).parquet(*map(literal_path, paths))
+            # A bit that flipped on a disk must not become a rating.
+            reader = spark.read.option("parquet.page.verify-checksum.enabled", "true")
+            return reader.schema(self.schema).parquet(*map(literal_path, paths))
         except Exception as error:
             raise RecsysError(
                 f"the table {self.name} cannot be read",
