@@ -241,8 +241,9 @@ class LocalStorage:
             target.unlink(missing_ok=True)
 
     def free_bytes(self, folder: str) -> int | None:
-        """Return how much room there is."""
-        return shutil.disk_usage(local_path(folder)).free
+        """Return how much room there is, where the folder is or will be."""
+        path = local_path(folder).absolute()
+        return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
 
     def check_writable(self, folder: str) -> None:
         """Raise ConfigError unless files can be made in the folder."""

@@ -106,10 +106,9 @@ def test_whatever_breaks_the_bijection_is_found(
     good = [("a", 0), ("b", 1), ("c", 2)]
     append(context, ["a", "b", "c"])
     version = index_version(context.run.root, USER_INDEX, context.storage)
-    path = context.run.table_path(USER_INDEX)
-    USER_INDEX.write(context.spark.createDataFrame(rows, USER_INDEX.schema), path)
+    USER_INDEX.write(context.spark.createDataFrame(rows, USER_INDEX.schema), f"{version.folder}/parts/damaged")
     (part,) = version.parts
-    damaged = replace(version, folder="/", parts=(replace(part, path=path.lstrip("/")),))
+    damaged = replace(version, parts=(replace(part, path="parts/damaged"),))
     of_run = context.spark.createDataFrame(good, USER_INDEX.schema)
     faults = index_faults(damaged, of_run)
     assert {name for name, frame in faults.items() if frame.take(1)} == set(broken)

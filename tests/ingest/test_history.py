@@ -84,6 +84,11 @@ def shop_rows(days: Sequence[date]) -> list[dict[str, str]]:
     return found
 
 
+def copied_rows(folder: Path, days: Sequence[date]) -> list[dict[str, str]]:
+    texts = [(folder / f"{day}.csv").read_text(encoding="utf-8") for day in days]
+    return [row for text in texts for row in csv.DictReader(text.splitlines())]
+
+
 def expected_ratings(rows: Sequence[dict[str, str]]) -> tuple[dict[tuple[str, str], tuple[float, int, str]], int]:
     """Add up what was bought and sent back: pair to (quantity, rows, last time); and how many rows cancelled out."""
     sums: dict[tuple[str, str], tuple[Decimal, int, str]] = {}
@@ -171,7 +176,7 @@ def test_a_night_again_changes_nothing_and_a_mended_day_only_itself(make_context
     after = stored_files(context)
     assert before.items() <= after.items(), "no file was touched"
     assert all("event_date=2010-12-02" in path for path in after.keys() - before.keys())
-    kept, _ = expected_ratings([row for day in days[:2] for row in csv.DictReader((files / f"{day}.csv").open())])
+    kept, _ = expected_ratings(copied_rows(files, days[:2]))
     assert as_expected(mended) == kept
 
     (files / f"{second}.csv").unlink()
@@ -224,7 +229,7 @@ def test_of_two_nights_that_write_at_once_both_are_in_the_history(make_context: 
 
     context = replace(nights.context(second, second + timedelta(days=1)), storage=WatchedStorage(before=others_first))
     told = run(context)
-    kept, _ = expected_ratings([row for day in days for row in csv.DictReader((tmp_path / f"files/{day}.csv").open())])
+    kept, _ = expected_ratings(copied_rows(tmp_path / "files", days))
     assert as_expected(context) == kept
     assert told["history"]["version"] == 2
     named = {
