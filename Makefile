@@ -9,7 +9,7 @@ export SPARK_CONF_DIR := $(CURDIR)/conf/local
 export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-fast lint types check benchmark clean
+.PHONY: help demo test test-slow test-fast chaos lint types check benchmark clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ test: $(VENV)/.installed-dev ## Run the tests, but not the long ones
 
 test-slow: $(VENV)/.installed-dev ## Run the long tests: more pipelines, stress, Spark Connect, lost executors
 	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'slow or connect or cluster'
+
+chaos: $(VENV)/.installed-dev ## Inject faults into publishing, by the hundred, and kill runs
+	$(BIN)/python -m pytest -m slow tests/jobs/test_killed_runs.py
+	$(BIN)/recsys-spark chaos
 
 test-fast: $(VENV)/.installed-dev ## Run the tests that need no Spark
 	$(BIN)/python -m pytest tests/kernels tests/test_config.py tests/test_architecture.py tests/test_java.py

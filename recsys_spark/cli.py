@@ -16,16 +16,19 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from recsys_spark import __version__
+from recsys_spark.chaos_cli import chaos
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
 from recsys_spark.errors import ConfigError, RecsysError, error_from_reader, error_from_worker
-from recsys_spark.ingest.headers import list_inputs, require_event_times
+from recsys_spark.ingest.headers import list_inputs
+from recsys_spark.ingest.log_files import check_interval, list_log
 from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
 from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import require_done, run_stages, stages
 from recsys_spark.progress import JsonLines, Progress, configure_logging
 from recsys_spark.publication_log import current_publication
+from recsys_spark.redaction import redact
 from recsys_spark.report.explanation import explain_user
 from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
 from recsys_spark.report.plan_table import print_plan
@@ -34,6 +37,7 @@ from recsys_spark.report.summary import print_summary
 from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.report.why_page import print_why, shown_ids
 from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
+from recsys_spark.runs_cli import COMMANDS
 from recsys_spark.session import build_session
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 from recsys_spark.table_files import list_table_files
@@ -79,6 +83,7 @@ def _stage_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--resume", "must_resume", is_flag=True, help="Fail unless training can go on from a checkpoint of the run."
         ),
+        click.option("--force", is_flag=True, help="Publish beyond the limits of the gate; leaves a mark in the log."),
         click.option("--dry-run", is_flag=True, help="Show configuration, inputs, plan and targets; write nothing."),
         click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
     ]
@@ -98,6 +103,8 @@ def _stage_command(name: str, names: Sequence[str]) -> click.Command:
 for _name in STAGES:
     cli.add_command(_stage_command(_name, (_name,)))
 cli.add_command(_stage_command("pipeline", STAGES))
+for _command in (*COMMANDS, chaos):
+    cli.add_command(_command)
 
 
 def _run(
@@ -111,31 +118,40 @@ def _run(
     end: str | None,
     run_id: str | None,
     must_resume: bool,
+    force: bool,
     dry_run: bool,
     log_format: Literal["text", "json"],
 ) -> None:
     configure_logging(log_format)
     config = load_config(config_path, overrides)
     interval = parse_interval(date, start, end)
-    require_event_times(config.input, interval)
+    if interval is not None:
+        check_interval(config.input, interval)
     progress = Progress.for_stream(log_format)
     # A dry run on local files needs no Spark; it should answer at once.
     spark = None if dry_run and _all_local(config) else build_session(f"recsys-{name}-{config.name}")
     storage = storage_for(config.output.path, spark)
     run = open_run(config.output.path, storage, run_id=run_id, first_stage=names[0], interval=interval)
+    interval = interval_of(run, storage, interval)
+    check_interval(config.input, interval)
     if dry_run or spark is None:
-        files = _inputs(config, run, storage, names[0], spark)
+        files = _inputs(config, run, storage, names[0], interval, spark)
         _print_plan(config, run, names, interval, [(file.path, file.size) for file in files])
         return
-    context = StageContext(spark, config, run, storage, progress, interval_of(run, storage, interval), must_resume)
+    context = StageContext(spark, config, run, storage, progress, interval, must_resume, force)
     progress.say(f"run {run.run_id} in {run.path}", run_id=run.run_id)
-    run_stages(context, names)
+    run_stages(context, stages(names))
     if name == "pipeline" and log_format == "text":
         print_summary(_console(), context, {stage.name: stage.tables for stage in stages()})
 
 
 def _inputs(
-    config: PipelineConfig, run: Run, storage: Storage, first_stage: str, spark: SparkSession | None
+    config: PipelineConfig,
+    run: Run,
+    storage: Storage,
+    first_stage: str,
+    interval: Interval | None,
+    spark: SparkSession | None,
 ) -> list[FileStatus]:
     """Return the raw files that a stage would read, or the run's tables that earlier stages have left for it."""
     if first_stage != "ingest":
@@ -144,7 +160,7 @@ def _inputs(
     beside = [found for where, file in config.files.items() for found in list_table_files(file, where, spark)]
     if config.recommend.new_ratings is not None:
         beside += list_inputs(config.new_ratings_input, spark, NEW_RATINGS_SETTING)
-    return list_inputs(config.input, spark) + beside
+    return list_log(config.input, interval, spark).files + beside
 
 
 def _all_local(config: PipelineConfig) -> bool:
@@ -162,10 +178,10 @@ def _print_plan(
     files: list[tuple[str, int]],
 ) -> None:
     echo = click.echo
-    echo("# configuration\n" + config.as_yaml())
+    echo("# configuration\n" + redact(config.as_yaml()))
     echo("# inputs")
     for path, size in files:
-        echo(f"{size:>15,} bytes  {path}")
+        echo(f"{size:>15,} bytes  {redact(path)}")
     echo(f"{sum(size for _, size in files):>15,} bytes in {len(files)} files")
     echo(f"interval: {interval.start.isoformat()} to {interval.end.isoformat()}" if interval else "interval: all times")
     echo("\n# plan, and where each stage writes")
@@ -327,7 +343,7 @@ def _fail(message: str, code: int) -> int:
     if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger("recsys_spark").handlers):
         log.error(message, extra={"fields": {"exit_code": code}})
     else:
-        click.echo(f"error: {message}", err=True)
+        click.echo(redact(f"error: {message}"), err=True)
     return code
 
 

@@ -11,6 +11,9 @@ import yaml
 from pydantic import Field, model_validator
 
 from recsys_spark.config_section import Section
+from recsys_spark.day_paths import describe_fault, has_day
+from recsys_spark.gate_config import GateConfig
+from recsys_spark.history_config import HistoryConfig
 from recsys_spark.neighbour_config import KnnConfig, SimilarConfig
 from recsys_spark.recommend_config import CatalogueConfig, RecommendConfig, TableFile
 
@@ -31,7 +34,12 @@ class RatingColumns(Section):
 class InputConfig(Section):
     """The raw rating log."""
 
-    path: str | list[str] = Field(description="a file, folder or glob, or several")
+    path: str | list[str] = Field(
+        description="a file, folder or glob, or several; with {date} or {date:%Y/%m/%d}, the files of the run's days"
+    )
+    empty_days: Literal["stop", "warn"] = Field(
+        default="stop", description="what a day without files or rows does, where path has {date}"
+    )
     format: Literal["csv", "jsonl", "parquet"] = "csv"
     delimiter: str = Field(default=",", min_length=1, max_length=8)
     header: bool = True
@@ -56,6 +64,20 @@ class InputConfig(Section):
     def paths(self) -> list[str]:
         """The input paths as a list."""
         return [self.path] if isinstance(self.path, str) else list(self.path)
+
+    @property
+    def is_by_day(self) -> bool:
+        """Whether files belong to days."""
+        return any(map(has_day, self.paths))
+
+    @model_validator(mode="after")
+    def _check_days(self) -> InputConfig:
+        faults = [fault for fault in map(describe_fault, self.paths) if fault]
+        if faults:
+            raise ValueError(faults[0])
+        if self.is_by_day and not all(map(has_day, self.paths)):
+            raise ValueError("either all paths or none have {date}")
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> InputConfig:
@@ -83,6 +105,11 @@ class IngestConfig(Section):
     rating_range: tuple[float, float] | None = Field(default=None, description="lowest and highest valid rating")
     duplicates: Literal["last", "first", "mean", "sum", "max"] = Field(
         default="max", description="how several ratings of one user for one item become one"
+    )
+    cancellations: bool = Field(
+        default=False,
+        description="with duplicates: sum, negative ratings take back what others have counted; what is left with 0 or "
+        "less is no rating",
     )
     max_quarantined_share: Share = Field(default=0.05, description="more than this share stops the run")
     max_id_length: int = Field(default=512, ge=1, le=100_000, description="in characters")
@@ -234,6 +261,13 @@ class OutputConfig(Section):
     """Where everything goes."""
 
     path: str = Field(min_length=1)
+    lease_minutes: float = Field(
+        default=15.0,
+        gt=0,
+        le=1e4,
+        description="how long a process that is not heard of keeps others from working on its run",
+    )
+    check_room: bool = Field(default=True, description="look for room on the disk before the work begins")
 
 
 class PipelineConfig(Section):
@@ -242,12 +276,14 @@ class PipelineConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
     input: InputConfig
     ingest: IngestConfig = IngestConfig()
+    history: HistoryConfig | None = None
     catalogue: CatalogueConfig | None = None
     train: TrainConfig = TrainConfig()
     recommend: RecommendConfig = RecommendConfig()
     similar_items: SimilarConfig | None = None
     similar_users: SimilarConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
     output: OutputConfig
 
     @model_validator(mode="after")
@@ -266,6 +302,23 @@ class PipelineConfig(Section):
         if self.recommend.seen_since is not None and self.ingest.duplicates == "first":
             # The first rating's time would hide that the item was rated again since.
             raise ValueError("recommend.seen_since needs the latest event times: not ingest.duplicates: first")
+        return self
+
+    @model_validator(mode="after")
+    def _check_history(self) -> PipelineConfig:
+        if self.history is not None and self.input.columns.timestamp is None:
+            raise ValueError("history keeps ratings by event date: it needs input.columns.timestamp")
+        if self.gate.needs_metrics and self.evaluate.holdout_share == 0:
+            raise ValueError(
+                "gate.max_metric_loss and gate.min_gain_over_popularity need evaluate.holdout_share above 0"
+            )
+        if self.ingest.cancellations and self.ingest.duplicates != "sum":
+            raise ValueError("ingest.cancellations needs ingest.duplicates: sum")
+        if self.recommend.new_ratings is not None and (self.ingest.cancellations or self.input.is_by_day):
+            raise ValueError(
+                "recommend.new_ratings is for a log without ingest.cancellations and without {date}: take the day into "
+                "history instead"
+            )
         return self
 
     @property

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import recsys_spark.evaluate.stage as evaluate_stage
@@ -16,6 +16,8 @@ import recsys_spark.publish.stage as publish_stage
 import recsys_spark.recommend.stage as recommend_stage
 import recsys_spark.train.stage as train_stage
 from recsys_spark.errors import ConfigError
+from recsys_spark.lease import Lease, held
+from recsys_spark.redaction import redacted
 from recsys_spark.run_directory import STAGES, Run, StageContext, start_run
 from recsys_spark.storage import Storage
 from recsys_spark.tables import Table
@@ -46,18 +48,31 @@ def stages(names: Sequence[str] = STAGES) -> list[Stage]:
     return [_ALL[name] for name in names]
 
 
-def run_stages(context: StageContext, names: Sequence[str]) -> None:
+def run_stages(context: StageContext, chosen: Sequence[Stage]) -> None:
     """Run stages of one run in order; those that are done already are left alone.
+
+    A lease keeps two processes from working on the same run at once, as after a retry of what still runs.
 
     Raises
     ------
     ConfigError
         If the output cannot be written, the run has another configuration, or an earlier stage is missing.
+    RecsysError
+        If another process is working on the run.
     """
     context.storage.check_writable(context.run.root)
-    start_run(context)
-    for stage in stages(names):
-        _run_stage(context, stage)
+    if all(context.storage.exists(context.run.stage_record(stage.name)) for stage in chosen):
+        # A finished run is not touched any more.
+        start_run(context)
+        for stage in chosen:
+            _tell_done(context, stage)
+        return
+    term = timedelta(minutes=context.config.output.lease_minutes)
+    with held(Lease(context.storage, context.run.path, term), term) as lease:
+        start_run(context)
+        for stage in chosen:
+            lease.require()
+            _run_stage(context, stage)
 
 
 def require_done(name: str, needs: Sequence[str], run: Run, storage: Storage) -> None:
@@ -80,7 +95,7 @@ def require_done(name: str, needs: Sequence[str], run: Run, storage: Storage) ->
 def _run_stage(context: StageContext, stage: Stage) -> None:
     storage, run = context.storage, context.run
     if storage.exists(run.stage_record(stage.name)):
-        context.progress.say(f"{stage.name}: already done in run {run.run_id}", stage=stage.name)
+        _tell_done(context, stage)
         return
     require_done(stage.name, stage.needs, run, storage)
     for table in stage.tables:
@@ -98,5 +113,9 @@ def _run_stage(context: StageContext, stage: Stage) -> None:
         "schemas": {table.name: table.schema.simpleString() for table in stage.tables},
         **details,
     }
-    storage.write_text(run.stage_record(stage.name), json.dumps(record, indent=2, ensure_ascii=False))
+    storage.write_text(run.stage_record(stage.name), json.dumps(redacted(record), indent=2, ensure_ascii=False))
     context.progress.say(f"{stage.name}: done after {seconds:.1f} s", stage=stage.name, seconds=seconds)
+
+
+def _tell_done(context: StageContext, stage: Stage) -> None:
+    context.progress.say(f"{stage.name}: already done in run {context.run.run_id}", stage=stage.name)

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from recsys_spark.redaction import redact, redacted
+
 log = logging.getLogger("recsys_spark")
 
 
@@ -31,7 +33,7 @@ class JsonLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(redacted(line), ensure_ascii=False, default=lambda value: redact(str(value)))
 
 
 class PlainLines(logging.Formatter):
@@ -41,7 +43,7 @@ class PlainLines(logging.Formatter):
         """Return the record as one line."""
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         line = f"{datetime.fromtimestamp(record.created, UTC):%H:%M:%S} {prefix}{record.getMessage()}"
-        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        return redact(line + ("\n" + self.formatException(record.exc_info) if record.exc_info else ""))
 
 
 class _StandardError(logging.StreamHandler[Any]):

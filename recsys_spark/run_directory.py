@@ -8,6 +8,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from recsys_spark.config import PipelineConfig
 from recsys_spark.errors import ConfigError
 from recsys_spark.interval import Interval, logical_date, parse_interval
 from recsys_spark.progress import Progress
+from recsys_spark.redaction import redacted
 from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import Table
 
@@ -36,6 +38,11 @@ class Run:
     def path(self) -> str:
         """The run's directory."""
         return join(self.root, "runs", f"date={self.date}", f"run={self.run_id}")
+
+    @property
+    def manifest_path(self) -> str:
+        """Where the manifest lies, which is written last: a run that has one is whole."""
+        return join(self.path, "manifest.json")
 
     def table_path(self, table: Table) -> str:
         """Return where a table of this run lies."""
@@ -57,6 +64,7 @@ class StageContext:
     progress: Progress
     interval: Interval | None = None
     must_resume: bool = False
+    force: bool = False
 
     def read(self, table: Table) -> DataFrame:
         """Read a table of this run."""
@@ -171,6 +179,7 @@ def _describe_runs(runs: list[Run], root: str) -> str:
     return f"runs there: {', '.join(run.run_id for run in runs[-5:])}"
 
 
+@cache
 def code_fingerprint(parts: tuple[str, ...] = ("",)) -> str:
     """Return a hash of this package's source files, or of some of its files and folders."""
     package = Path(__file__).parent
@@ -195,7 +204,7 @@ def start_run(context: StageContext) -> None:
         "date": context.run.date,
         "interval": context.interval.as_dict() if context.interval else None,
         "config_fingerprint": context.config.fingerprint(),
-        "config": context.config.model_dump(mode="json"),
+        "config": redacted(context.config.model_dump(mode="json")),
         "version": __version__,
         "code_fingerprint": code_fingerprint(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -223,6 +232,6 @@ def _changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "
         name = f"{prefix}{key}"
         if isinstance(old, dict) and isinstance(new, dict):
             changed += _changed_keys(old, new, f"{name}.")
-        elif old != new and name != "output.path":
+        elif old != new and not name.startswith("output."):
             changed.append(name)
     return changed

@@ -9,9 +9,9 @@ from __future__ import annotations
 import bz2
 import glob
 import gzip
+import hashlib
 import json
 import os
-import secrets
 import shutil
 import tempfile
 import zlib
@@ -26,7 +26,7 @@ from pyspark.sql import SparkSession
 from recsys_spark.errors import ConfigError, ContractError, RecsysError
 from recsys_spark.session import is_connect
 
-_HIDDEN = ("_", ".")
+HIDDEN = ("_", ".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,15 @@ class Storage(Protocol):
     def read_text(self, path: str) -> str:
         """Return a small UTF-8 file."""
 
+    def read_bytes(self, path: str) -> bytes:
+        """Return a whole file."""
+
+    def replace_bytes(self, path: str, content: bytes) -> None:
+        """Write a file so that readers see all of it or what was there before."""
+
+    def checksum(self, path: str) -> str:
+        """Return the SHA-256 of a file's bytes, in hexadecimal."""
+
     def write_text(self, path: str, text: str) -> None:
         """Write a small file so that readers see all of it or none; replaces what was there."""
 
@@ -68,6 +77,9 @@ class Storage(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with all it holds; absent is fine."""
+
+    def free_bytes(self, folder: str) -> int | None:
+        """Return how much room there is, None where the storage does not say."""
 
     def check_writable(self, folder: str) -> None:
         """Raise ConfigError unless files can be made in the folder; makes the folder."""
@@ -94,6 +106,9 @@ def storage_for(path: str, spark: SparkSession | None = None) -> Storage:
         return LocalStorage()
     if spark is None:
         raise ConfigError("this path needs a running Spark session", where=path, remedy="use a stage command")
+    # It needs what this module defines.
+    from recsys_spark.hadoop_storage import HadoopStorage
+
     return HadoopStorage(spark)
 
 
@@ -141,7 +156,7 @@ def read_json(storage: Storage, path: str) -> Any:
     """Return the content of a JSON file."""
     try:
         return json.loads(storage.read_text(path))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of JSON, or of UTF-8
         raise RecsysError("a file of the run is damaged", where=path, got=str(error)) from None
 
 
@@ -159,7 +174,7 @@ class LocalStorage:
         files: list[Path] = []
         for entry in found:
             files += list(_visible_files(entry)) if entry.is_dir() else [entry]
-        return [_local_status(file) for file in files if not file.name.startswith(_HIDDEN)]
+        return [_local_status(file) for file in files if not file.name.startswith(HIDDEN)]
 
     def read_head(self, path: str, n_bytes: int) -> bytes:
         """Return the first bytes of a file, decompressed by its suffix."""
@@ -178,16 +193,28 @@ class LocalStorage:
         """Return a small UTF-8 file."""
         return local_path(path).read_text(encoding="utf-8")
 
+    def read_bytes(self, path: str) -> bytes:
+        """Return a whole file."""
+        return local_path(path).read_bytes()
+
+    def replace_bytes(self, path: str, content: bytes) -> None:
+        """Write a file under another name and move it into place."""
+        target = local_path(path)
+        _write_durably(target, content).replace(target)
+
+    def checksum(self, path: str) -> str:
+        """Return the SHA-256 of a file's bytes."""
+        with local_path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def write_text(self, path: str, text: str) -> None:
         """Write a small file under another name and move it into place."""
-        target = local_path(path)
-        temporary = _write_durably(target, text)
-        temporary.replace(target)
+        self.replace_bytes(path, text.encode())
 
     def create_if_absent(self, path: str, text: str) -> bool:
         """Write a small file whole, then link it to its name, which fails where the name is taken."""
         target = local_path(path)
-        temporary = _write_durably(target, text)
+        temporary = _write_durably(target, text.encode())
         try:
             os.link(temporary, target)
         except FileExistsError:
@@ -213,6 +240,11 @@ class LocalStorage:
         else:
             target.unlink(missing_ok=True)
 
+    def free_bytes(self, folder: str) -> int | None:
+        """Return how much room there is, where the folder is or will be."""
+        path = local_path(folder).absolute()
+        return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
+
     def check_writable(self, folder: str) -> None:
         """Raise ConfigError unless files can be made in the folder."""
         path = local_path(folder)
@@ -221,113 +253,7 @@ class LocalStorage:
             with tempfile.TemporaryFile(dir=path):
                 pass
         except OSError as error:
-            raise _not_writable(folder, error.strerror or str(error)) from None
-
-
-class HadoopStorage:
-    """Any file system that the session's JVM knows: HDFS, S3A, GCS, ABFS and the like."""
-
-    def __init__(self, spark: SparkSession) -> None:
-        self._jvm: Any = spark._jvm
-        self._conf: Any = spark._jsc.hadoopConfiguration()
-
-    def _open(self, path: str) -> tuple[Any, Any]:
-        place = self._jvm.org.apache.hadoop.fs.Path(path)
-        return place.getFileSystem(self._conf), place
-
-    def find(self, pattern: str) -> list[FileStatus]:
-        """Return the files that a path, folder or glob names."""
-        system, place = self._open(pattern)
-        waiting = list(system.globStatus(place) or [])
-        files: list[FileStatus] = []
-        while waiting:
-            status = waiting.pop()
-            if status.isDirectory():
-                inside = system.listStatus(status.getPath())
-                waiting += [s for s in inside if not s.getPath().getName().startswith(_HIDDEN)]
-            elif not status.getPath().getName().startswith(_HIDDEN):
-                files.append(
-                    FileStatus(status.getPath().toString(), status.getLen(), status.getModificationTime() / 1000)
-                )
-        return sorted(files, key=lambda file: file.path)
-
-    def read_head(self, path: str, n_bytes: int) -> bytes:
-        """Return the first bytes of a file, decompressed by its suffix."""
-        system, place = self._open(path)
-        stream = system.open(place)
-        codec = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._conf).getCodec(place)
-        if codec is not None:
-            stream = codec.createInputStream(stream)
-        try:
-            bounded = self._jvm.org.apache.commons.io.input.BoundedInputStream(stream, n_bytes)
-            return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(bounded))
-        finally:
-            stream.close()
-
-    def read_text(self, path: str) -> str:
-        """Return a small UTF-8 file."""
-        system, place = self._open(path)
-        stream = system.open(place)
-        try:
-            return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(stream)).decode()
-        finally:
-            stream.close()
-
-    def write_text(self, path: str, text: str) -> None:
-        """Write a small file under another name and move it into place."""
-        system, place = self._open(path)
-        temporary = self._write_temporary(path, text)
-        system.delete(place, False)
-        if not system.rename(temporary, place):
-            raise RecsysError("a file could not be moved into place", where=path, remedy="run the stage again")
-
-    def create_if_absent(self, path: str, text: str) -> bool:
-        """Write a small file whole, then move it to its name, which HDFS refuses where the name is taken.
-
-        Object stores have no such move: there, let one publisher run at a time.
-        """
-        system, place = self._open(path)
-        temporary = self._write_temporary(path, text)
-        if not system.exists(place) and system.rename(temporary, place):
-            return True
-        system.delete(temporary, False)
-        return False
-
-    def _write_temporary(self, path: str, text: str) -> Any:
-        folder, _, name = path.rpartition("/")
-        system, place = self._open(f"{folder}/.{name}-{secrets.token_hex(6)}")
-        stream = system.create(place, False)
-        try:
-            stream.write(text.encode())
-        finally:
-            stream.close()
-        return place
-
-    def list_names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted."""
-        system, place = self._open(folder)
-        if not system.exists(place):
-            return []
-        return sorted(status.getPath().getName() for status in system.listStatus(place))
-
-    def exists(self, path: str) -> bool:
-        """Return whether a file or folder is there."""
-        system, place = self._open(path)
-        return bool(system.exists(place))
-
-    def remove(self, path: str) -> None:
-        """Remove a file, or a folder with all it holds."""
-        system, place = self._open(path)
-        system.delete(place, True)
-
-    def check_writable(self, folder: str) -> None:
-        """Raise ConfigError unless files can be made in the folder."""
-        probe = join(folder, "_writable")
-        try:
-            self.write_text(probe, "")
-            self.remove(probe)
-        except Exception as error:
-            raise _not_writable(folder, str(error).strip().splitlines()[-1]) from None
+            raise not_writable(folder, error.strerror or str(error)) from None
 
 
 def _local_status(path: Path) -> FileStatus:
@@ -338,7 +264,7 @@ def _local_status(path: Path) -> FileStatus:
 
 def _visible_files(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(_HIDDEN):
+        if entry.name.startswith(HIDDEN):
             continue
         if entry.is_dir():
             yield from _visible_files(entry)
@@ -346,18 +272,19 @@ def _visible_files(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def _write_durably(target: Path, text: str) -> Path:
+def _write_durably(target: Path, content: bytes) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.chmod(name, 0o644)  # noqa: PTH101 (mkstemp makes it private; tables are for readers)
     return Path(name)
 
 
-def _not_writable(folder: str, reason: str) -> ConfigError:
+def not_writable(folder: str, reason: str) -> ConfigError:
+    """Return the error for an output path in which no file can be made."""
     return ConfigError(
         "the output path cannot be written",
         where=f"output.path: {folder}",

@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import (
     ArrayType,
     DataType,
+    DateType,
     DoubleType,
     FloatType,
     IntegerType,
@@ -58,8 +59,8 @@ class Table:
             writer = writer.option("parquet.block.size", self.row_group_bytes)
         writer.parquet(path)
 
-    def read(self, spark: SparkSession, path: str) -> DataFrame:
-        """Read the table from a path.
+    def read(self, spark: SparkSession, *paths: str) -> DataFrame:
+        """Read the table from a path, or from some of its files.
 
         Raises
         ------
@@ -67,11 +68,13 @@ class Table:
             If the table is not there or cannot be read.
         """
         try:
-            return spark.read.schema(self.schema).parquet(literal_path(path))
+            # A bit that flipped on a disk must not become a rating.
+            reader = spark.read.option("parquet.page.verify-checksum.enabled", "true")
+            return reader.schema(self.schema).parquet(*map(literal_path, paths))
         except Exception as error:
             raise RecsysError(
                 f"the table {self.name} cannot be read",
-                where=path,
+                where=", ".join(paths[:3]),
                 got=str(error).strip().splitlines()[0],
                 remedy="run the stage that writes it again, under a new run id",
             ) from error
@@ -87,8 +90,8 @@ def _column(name: str, kind: DataType, comment: str) -> StructField:
 
 _USER_ID = _column("user_id", StringType(), "the caller's id, unchanged")
 _ITEM_ID = _column("item_id", StringType(), "the caller's id, unchanged")
-_USER_INDEX = _column("user_index", IntegerType(), "dense, from 0, in the order of user_id at its first run")
-_ITEM_INDEX = _column("item_index", IntegerType(), "dense, from 0, in the order of item_id at its first run")
+_USER_INDEX = _column("user_index", IntegerType(), "the number of user_id, from 0, the same in all runs")
+_ITEM_INDEX = _column("item_index", IntegerType(), "the number of item_id, from 0, the same in all runs")
 _TIMESTAMP = _column("timestamp", TimestampType(), "event time, UTC; null where the log has none")
 
 RATINGS = Table(
@@ -106,6 +109,23 @@ RATINGS = Table(
     ),
     ("user_id", "item_id"),
 )
+RATING_EVENTS = Table(
+    "rating_events",
+    StructType(
+        [
+            _USER_ID,
+            _ITEM_ID,
+            _column("rating", DoubleType(), "finite, as it stood; several of one user and item are not merged yet"),
+            _TIMESTAMP,
+            _column("weight", DoubleType(), "how much the rating counts; null where the log does not say"),
+            _column("delivered", DateType(), "the day whose file brought it; null where files do not belong to days"),
+            _column("source_file", StringType(), "file of the raw row"),
+        ]
+    ),
+    (),
+)
+CANCELLED_RATINGS = Table("cancelled_ratings", RATINGS.schema, RATINGS.key)
+LATE_RATINGS = Table("late_ratings", RATING_EVENTS.schema, ())
 NEW_RATINGS = Table("new_ratings", RATINGS.schema, RATINGS.key)
 QUARANTINE = Table(
     "quarantine",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import shutil
 from pathlib import Path
 from urllib.parse import quote
 
@@ -8,8 +10,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.hadoop_storage import HadoopStorage
 from recsys_spark.storage import (
-    HadoopStorage,
     LocalStorage,
     Storage,
     is_local,
@@ -50,6 +52,7 @@ def test_head_is_decompressed(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"abcdef"))
     assert storage.read_head(str(tmp_path / "a.csv"), 3) == b"abc"
     assert storage.read_head(str(tmp_path / "a.csv.gz"), 100) == b"abcdef"
+    assert storage.checksum(str(tmp_path / "a.csv")) == hashlib.sha256(b"abcdef").hexdigest()
 
 
 def test_create_if_absent_has_one_winner_and_writes_replace(storage: Storage, tmp_path: Path) -> None:
@@ -65,6 +68,21 @@ def test_create_if_absent_has_one_winner_and_writes_replace(storage: Storage, tm
     assert not storage.exists(path)
     storage.remove(path)
     assert storage.list_names(str(tmp_path / "new")) == []
+
+
+def test_bytes_are_replaced_whole(storage: Storage, tmp_path: Path) -> None:
+    path, content = str(tmp_path / "new" / "a.parquet"), bytes(range(256)) * 3
+    storage.replace_bytes(path, content)
+    assert storage.read_bytes(path) == content
+    storage.replace_bytes(path, b"")
+    assert storage.read_bytes(path) == b""
+    assert storage.list_names(str(tmp_path / "new")) in (["a.parquet"], [".a.parquet.crc", "a.parquet"])
+
+
+def test_room_is_told(storage: Storage, tmp_path: Path) -> None:
+    free = storage.free_bytes(str(tmp_path))
+    assert free is not None
+    assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
 
 
 def test_a_folder_that_cannot_be_made_is_named(storage: Storage, tmp_path: Path) -> None:

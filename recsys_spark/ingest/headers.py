@@ -15,7 +15,6 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.config import InputConfig
 from recsys_spark.errors import ConfigError, NothingToReadError
-from recsys_spark.interval import Interval
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 
 _HEAD_BYTES = 1 << 20
@@ -68,17 +67,6 @@ def list_inputs(config: InputConfig, spark: SparkSession | None = None, where: s
             remedy="copy them to one place, or run one pipeline for each",
         )
     return list(files.values())
-
-
-def require_event_times(config: InputConfig, interval: Interval | None) -> None:
-    """Raise ConfigError where an interval is asked of a log without event times."""
-    if interval is not None and config.columns.timestamp is None:
-        raise ConfigError(
-            "an interval needs event times, and this input has none",
-            where="input.columns.timestamp",
-            got="null",
-            remedy="map the column with the event time, or run without --date, --start and --end",
-        )
 
 
 def mapped_columns(config: InputConfig) -> dict[str, str | int]:

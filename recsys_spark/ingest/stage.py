@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.config import InputConfig, PipelineConfig
 from recsys_spark.errors import ConfigError, ContractError, NothingToReadError
 from recsys_spark.ingest.catalogue import read_catalogue
-from recsys_spark.ingest.duplicates import merge_duplicates
-from recsys_spark.ingest.headers import list_inputs, require_event_times
+from recsys_spark.ingest.headers import list_inputs
+from recsys_spark.ingest.kept_ratings import keep_ratings
+from recsys_spark.ingest.log_files import LogFiles, check_interval, list_log, tell_empty_days
+from recsys_spark.ingest.merged_ratings import write_ratings
 from recsys_spark.ingest.raw_rows import read_raw_rows
+from recsys_spark.ingest.room import require_room
+from recsys_spark.ingest.row_counts import count_rows, plain_path
 from recsys_spark.ingest.validate import (
     REASONS,
     check_rows,
@@ -21,14 +25,22 @@ from recsys_spark.ingest.validate import (
     in_interval,
     without_first_headers,
 )
-from recsys_spark.interval import Interval
 from recsys_spark.recommend_config import ItemFile, UserItemFile
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import FileStatus, join, storage_for
 from recsys_spark.table_files import read_ids, read_table_file
-from recsys_spark.tables import CATALOGUE, NEW_QUARANTINE, NEW_RATINGS, QUARANTINE, RATINGS, Table
+from recsys_spark.tables import (
+    CANCELLED_RATINGS,
+    CATALOGUE,
+    LATE_RATINGS,
+    NEW_QUARANTINE,
+    NEW_RATINGS,
+    QUARANTINE,
+    RATINGS,
+    Table,
+)
 
-TABLES = (RATINGS, QUARANTINE, CATALOGUE)
+TABLES = (RATINGS, QUARANTINE, CATALOGUE, CANCELLED_RATINGS, LATE_RATINGS)
 NEW_RATINGS_SETTING = "recommend.new_ratings"
 _CHECKED_ROWS = "_checked_rows"
 _CHECKED_SCHEMA = (
@@ -41,26 +53,13 @@ _CHECKED_SCHEMA = (
 class _Log:
     """Where the rows of a log go: those that are ratings, and those that are not."""
 
+    title: str
     ratings: Table
     quarantine: Table
 
 
-_LOG, _NEW_LOG = _Log(RATINGS, QUARANTINE), _Log(NEW_RATINGS, NEW_QUARANTINE)
-
-
-@dataclass(frozen=True, slots=True)
-class FileCounts:
-    """Where the rows of one input file went: ``rows_in = accepted + merged + quarantined``.
-
-    ``outside_interval`` rows have an event time that this run does not cover; they are not part of ``rows_in``.
-    """
-
-    path: str
-    rows_in: int
-    accepted: int
-    merged: int
-    quarantined: int
-    outside_interval: int
+_LOG = _Log("ingest", RATINGS, QUARANTINE)
+_NEW_LOG = _Log("new ratings", NEW_RATINGS, NEW_QUARANTINE)
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def run(context: StageContext) -> dict[str, Any]:
         written before, so that nothing is lost.
     """
     config = context.config
-    require_event_times(config.input, context.interval)
+    check_interval(config.input, context.interval)
     if config.input.columns.timestamp is not None:
         check_timestamp_format(context.spark, config.input.timestamp_format)
     for where, file in config.files.items():
@@ -93,12 +92,11 @@ def run(context: StageContext) -> dict[str, Any]:
         read(context.spark, file, where, file.columns)
     if config.recommend.new_ratings is not None:
         _require_two_logs(context, config)
-    details = _read_log(context, config.input, _LOG, context.interval)
+    found = list_log(config.input, context.interval, context.spark)
+    require_room(context, found.files)
     if config.catalogue is not None:
         context.write(CATALOGUE, read_catalogue(context.spark, config.catalogue))
-    _report(context, details, "ingest")
-    _check_totals(context, details, _LOG)
-    return details
+    return _read_log(context, config.input, _LOG, found)
 
 
 def ingest_new_ratings(context: StageContext) -> dict[str, Any]:
@@ -116,11 +114,8 @@ def ingest_new_ratings(context: StageContext) -> dict[str, Any]:
     ConfigError, ContractError
         As `run`.
     """
-    details = _read_log(context, context.config.new_ratings_input, _NEW_LOG, None)
-    _report(context, details, "new ratings")
-    if details["totals"]["rows_in"]:
-        _check_totals(context, details, _NEW_LOG)
-    return details
+    files = list_inputs(context.config.new_ratings_input, context.spark, NEW_RATINGS_SETTING)
+    return _read_log(context, context.config.new_ratings_input, _NEW_LOG, LogFiles(files, {}, []))
 
 
 def _require_two_logs(context: StageContext, config: PipelineConfig) -> None:
@@ -135,28 +130,43 @@ def _require_two_logs(context: StageContext, config: PipelineConfig) -> None:
         )
 
 
-def _read_log(context: StageContext, config: InputConfig, log: _Log, interval: Interval | None) -> dict[str, Any]:
+def _read_log(context: StageContext, config: InputConfig, log: _Log, found: LogFiles) -> dict[str, Any]:
     """Read a log into its two tables and count where its rows went."""
-    files = list_inputs(config, context.spark, "input.path" if log is _LOG else NEW_RATINGS_SETTING)
+    interval = context.interval if log is _LOG and not config.is_by_day else None
     work = join(context.run.path, _CHECKED_ROWS)
     context.storage.remove(work)
-    _read_and_check(context, config, files, log).write.mode("error").parquet(work)
+    _read_and_check(context, config, found.files, log).write.mode("error").parquet(work)
     checked = without_first_headers(context.spark.read.parquet(work))
-    outside = ~in_interval(interval) if interval else F.lit(False)
-    covered = checked.where(~outside)
+    checked = checked.withColumn("outside", ~in_interval(interval) if interval else F.lit(False))
+    covered = checked.where("not outside")
     context.write(log.quarantine, covered.where("reason is not null"))
-    _write_ratings(context, covered.where("reason is null"), log.ratings)
-    details = _count(context, files, checked.withColumn("outside", outside), log)
+    good = covered.where("reason is null")
+    has_history = log is _LOG and context.config.history is not None
+    if has_history:
+        accepted, merged_away = good, 0
+    else:
+        counts = write_ratings(context, good, log.ratings)
+        accepted, merged_away = context.read(log.ratings), counts.merged + counts.cancelled
+    details = count_rows(found.files, checked, accepted, context.read(log.quarantine), merged_away)
+    _report(context, details, log)
+    _check_totals(context, details, log, found)
+    if has_history:
+        # Only now: a day that breaks its contract must not become part of what is kept.
+        details["history"] = keep_ratings(context, good, found)
+    else:
+        details["ratings"] = asdict(counts)
     context.storage.remove(work)
     return details
 
 
 def _read_and_check(context: StageContext, input_config: InputConfig, files: list[FileStatus], log: _Log) -> DataFrame:
+    if not files:
+        return context.spark.createDataFrame([], _CHECKED_SCHEMA)
     storage = storage_for(files[0].path, context.spark)
     try:
         rows = read_raw_rows(context.spark, input_config, storage, files)
     except NothingToReadError:
-        if log is _LOG:
+        if log is _LOG and not input_config.is_by_day:
             raise
         # Nothing new is news too.
         return context.spark.createDataFrame([], _CHECKED_SCHEMA)
@@ -165,74 +175,8 @@ def _read_and_check(context: StageContext, input_config: InputConfig, files: lis
     return checked.withColumn("raw", F.when(F.col("reason").isNotNull(), F.col("raw")))
 
 
-def _write_ratings(context: StageContext, good: DataFrame, table: Table) -> None:
-    """Merge duplicates and write the ratings; while rows are shuffled, files go by number instead of name."""
-    names = sorted(row["source_file"] for row in good.select("source_file").distinct().collect())
-    numbers = F.broadcast(context.spark.createDataFrame(list(enumerate(names)), "file_number int, source_file string"))
-    merged = merge_duplicates(good.join(numbers, "source_file"), context.config.ingest.duplicates)
-    context.write(table, merged.join(numbers, "file_number"))
-
-
-def _count(context: StageContext, files: list[FileStatus], checked: DataFrame, log: _Log) -> dict[str, Any]:
-    """Count where the rows of each file went, from the tables as they were written."""
-    seen = _by_file(
-        checked.groupBy("source_file").agg(
-            F.count_if(~F.col("outside")).alias("rows_in"),
-            F.count_if(F.col("outside")).alias("outside_interval"),
-        )
-    )
-    accepted = _by_file(context.read(log.ratings).groupBy("source_file").agg(F.count("*").alias("accepted")))
-    set_aside = context.read(log.quarantine).groupBy("source_file", "reason").count().collect()
-    merged_away = context.read(log.ratings).agg(F.sum(F.col("n_merged") - 1)).head()
-    counts = []
-    for path in sorted(seen.keys() | {_plain_path(file.path) for file in files}):
-        rows_in = _get(seen, path, "rows_in")
-        kept = _get(accepted, path, "accepted")
-        quarantined = sum(row["count"] for row in set_aside if row["source_file"] == path)
-        counts.append(
-            FileCounts(
-                path,
-                rows_in,
-                kept,
-                rows_in - kept - quarantined,
-                quarantined,
-                _get(seen, path, "outside_interval"),
-            )
-        )
-    totals = {name: sum(getattr(c, name) for c in counts) for name in ("rows_in", "accepted", "merged", "quarantined")}
-    _check_conservation(totals, counts, int((merged_away[0] if merged_away else 0) or 0))
-    return {
-        "totals": {**totals, "outside_interval": sum(c.outside_interval for c in counts)},
-        "reasons": {r: sum(row["count"] for row in set_aside if row["reason"] == r) for r in REASONS},
-        "files": [asdict(c) for c in counts],
-        "inputs": [file.as_dict() for file in files],
-    }
-
-
-def _check_conservation(totals: dict[str, int], counts: list[FileCounts], merged_away: int) -> None:
-    """Compare the two independent counts of merged rows: by file, and as the ratings table adds them up."""
-    if totals["merged"] != merged_away or any(c.merged < 0 for c in counts):
-        raise ContractError(
-            "rows were lost or made between reading and writing",
-            got=f"{totals}, while the ratings stand for {merged_away} merged rows",
-            remedy="do not change the input while it is read; run again under a new run id",
-        )
-
-
-def _by_file(frame: DataFrame) -> dict[str, Row]:
-    return {row["source_file"]: row for row in frame.collect()}
-
-
-def _get(rows: dict[str, Row], path: str, name: str) -> int:
-    return int(rows[path][name]) if path in rows else 0
-
-
-def _plain_path(path: str) -> str:
-    return "/" + path.removeprefix("file:").lstrip("/") if path.startswith("file:") else path
-
-
-def _report(context: StageContext, details: dict[str, Any], title: str) -> None:
-    totals = details["totals"]
+def _report(context: StageContext, details: dict[str, Any], log: _Log) -> None:
+    totals, title = details["totals"], log.title
     context.progress.say(
         f"{title}: {totals['rows_in']:,} rows in = {totals['accepted']:,} accepted + {totals['merged']:,} merged "
         f"duplicates + {totals['quarantined']:,} quarantined",
@@ -243,8 +187,18 @@ def _report(context: StageContext, details: dict[str, Any], title: str) -> None:
             context.progress.say(f"{title}: quarantined {count:,}: {reason} ({REASONS[reason]})")
 
 
-def _check_totals(context: StageContext, details: dict[str, Any], log: _Log) -> None:
+def _check_totals(context: StageContext, details: dict[str, Any], log: _Log, found: LogFiles) -> None:
     totals = details["totals"]
+    if totals["rows_in"] == 0 and log is _NEW_LOG:
+        return
+    if found.day_of:
+        with_rows = {file["path"] for file in details["files"] if file["rows_in"]}
+        full = {day for path, day in found.day_of.items() if plain_path(path) in with_rows}
+        empty = sorted(set(found.day_of.values()) - full)
+        if empty:
+            tell_empty_days(context.config.input, empty, "have files without rows")
+    if totals["rows_in"] == 0 and context.config.history is not None and context.config.input.is_by_day:
+        return
     share = totals["quarantined"] / totals["rows_in"] if totals["rows_in"] else 0.0
     allowed = context.config.ingest.max_quarantined_share
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in details["reasons"].items() if count)

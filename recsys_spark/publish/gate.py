@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -120,6 +121,19 @@ def check_neighbours(lists: DataFrame, index: DataFrame, eligibility: DataFrame,
     return [
         *check_recommendations(as_lists, ids, eligible, itself, n, kind),
         _check("similarities that are not above 0", not_similar),
+    ]
+
+
+def check_ids(faults: dict[str, DataFrame]) -> list[Check]:
+    """Count rows that should not be there: frames with a column ``id``, by what is wrong with their rows; one pass."""
+    named = [rows.select(F.lit(name).alias("fault"), "id") for name, rows in faults.items()]
+    counted = (
+        reduce(DataFrame.unionByName, named).groupBy("fault").agg(F.count("*").alias("n"), F.min("id").alias("id"))
+    )
+    found = {row["fault"]: row for row in counted.collect()}
+    return [
+        Check(name, int(found[name]["n"]), [repr(found[name]["id"])]) if name in found else Check(name, 0, [])
+        for name in faults
     ]
 
 

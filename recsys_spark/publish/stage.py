@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark import __version__
+from recsys_spark.index import index_faults, index_version
 from recsys_spark.publication_log import publish_run
-from recsys_spark.publish.gate import Check, check_categories, check_neighbours, check_recommendations, require_all
+from recsys_spark.publish.gate import (
+    Check,
+    check_categories,
+    check_ids,
+    check_neighbours,
+    check_recommendations,
+    require_all,
+)
+from recsys_spark.publish.judgement import ask_oracle, judge
+from recsys_spark.publish.limits import require_limits
+from recsys_spark.publish.manifest import write_manifest
 from recsys_spark.recommend import (
     SIMILAR_TABLES,
     item_categories,
@@ -24,8 +29,7 @@ from recsys_spark.recommend import (
     seen_ratings,
     similar_config,
 )
-from recsys_spark.run_directory import STAGES, StageContext
-from recsys_spark.storage import join, read_json
+from recsys_spark.run_directory import StageContext
 from recsys_spark.tables import (
     CATALOGUE,
     ITEM_ELIGIBILITY,
@@ -45,18 +49,42 @@ def run(context: StageContext) -> dict[str, Any]:
     Returns
     -------
     dict
-        The checks, the manifest's path, and the entry of the publication log.
+        The checks and limits, what the oracle says, the manifest's path, and the entry of the publication log.
 
     Raises
     ------
     ContractError
-        If a table does not pass the gate; nothing is published then.
+        If a table does not pass the gate; nothing is published then. Limits can be forced, checks cannot.
     """
+    checked = _check_tables(context)
+    limits, compared = judge(context)
+    forced = require_limits(limits, context.run.table_path(RECOMMENDATIONS), force=context.force)
+    if forced:
+        context.progress.say(f"publish: forced beyond {', '.join(f'gate.{name}' for name in forced)}", forced=forced)
+    result = {**checked, "limits": [asdict(limit) for limit in limits], "compared": compared, "forced": forced}
+    manifest = write_manifest(context, result)
+    entry, is_new = publish_run(context.run, context.storage, forced)
+    context.progress.say(
+        f"publish: run {context.run.run_id} {'is now' if is_new else 'already was'} entry {entry.number} of the log"
+        + (
+            f"; readers stay with run {entry.run_id}"
+            if entry.newest(context.run.root) != entry.run(context.run.root)
+            else ""
+        ),
+        entry=entry.number,
+    )
+    return {**result, "manifest": manifest, "publication": asdict(entry)}
+
+
+def _check_tables(context: StageContext) -> dict[str, Any]:
+    """Check all tables that readers use; raise where one is at fault."""
+    of_indexes = [check for table in (USER_INDEX, ITEM_INDEX) for check in _check_index(context, table)]
+    hidden = _hidden_pairs(context)
     checks = check_recommendations(
         context.read(RECOMMENDATIONS),
         listed_users(context),
         context.read(ITEM_ELIGIBILITY),
-        _hidden_pairs(context),
+        hidden,
         context.config.recommend.n,
     )
     limit = context.config.recommend.max_per_category
@@ -64,20 +92,23 @@ def run(context: StageContext) -> dict[str, Any]:
         categories = item_categories(context.read(CATALOGUE))
         checks.append(check_categories(context.read(RECOMMENDATIONS), categories, limit))
     require_all(checks, context.run.table_path(RECOMMENDATIONS))
+    oracle, of_oracle = ask_oracle(context, hidden)
+    require_all(of_oracle, context.run.table_path(RECOMMENDATIONS))
     of_neighbours = {table.name: _check_neighbours(context, table) for table in SIMILAR_TABLES}
-    manifest = join(context.run.path, "manifest.json")
-    context.storage.write_text(manifest, json.dumps(_manifest(context), indent=2, ensure_ascii=False))
-    entry, is_new = publish_run(context.run, context.storage)
-    context.progress.say(
-        f"publish: run {context.run.run_id} {'is now' if is_new else 'already was'} entry {entry.number} of the log",
-        entry=entry.number,
-    )
     return {
-        "checks": [asdict(check) for check in checks],
+        "checks_of_indexes": [asdict(check) for check in of_indexes],
+        "checks": [asdict(check) for check in checks + of_oracle],
         "checks_of_neighbours": {name: [asdict(check) for check in found] for name, found in of_neighbours.items()},
-        "manifest": manifest,
-        "publication": asdict(entry),
+        "oracle": oracle,
     }
+
+
+def _check_index(context: StageContext, table: Table) -> list[Check]:
+    """Prove that ids and numbers belong to each other one to one, in the version of the index that the run has used."""
+    version = index_version(context.run.root, table, context.storage, context.record("index")["versions"][table.name])
+    checks = check_ids(index_faults(version, context.read(table)))
+    require_all(checks, version.folder)
+    return checks
 
 
 def _check_neighbours(context: StageContext, table: Table) -> list[Check]:
@@ -102,20 +133,3 @@ def _hidden_pairs(context: StageContext) -> dict[str, DataFrame]:
     if context.config.recommend.blocks is not None:
         hidden["items that are blocked for the user"] = context.read(USER_BLOCKS)
     return hidden
-
-
-def _manifest(context: StageContext) -> dict[str, Any]:
-    """Return what made the tables: inputs, configuration, versions, and the record of every stage."""
-    done = [stage for stage in STAGES if context.storage.exists(context.run.stage_record(stage))]
-    return {
-        "run": read_json(context.storage, join(context.run.path, "run.json")),
-        "stages": {stage: context.record(stage) for stage in done},
-        "versions": {
-            "recsys_spark": __version__,
-            "spark": context.spark.version,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "pyarrow": pa.__version__,
-        },
-        "sealed": datetime.now(UTC).isoformat(timespec="seconds"),
-    }

@@ -83,7 +83,7 @@ def _write_new_users(context: StageContext) -> int:
         context.run.table_path(NEW_USERS),
         join(context.run.path, f"_{NEW_USERS.name}"),
         context.storage,
-        start=known.count(),
+        start=context.record("index")["n_users"],
     )
     context.progress.say(f"recommend: {n_new:,} users are not in the log", new_users=n_new)
     return n_new

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 
+from recsys_spark.errors import RecsysError
 from recsys_spark.publication_log import publications
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
+from recsys_spark.sealed_files import table_faults
 from recsys_spark.storage import read_json
 from recsys_spark.tables import ITEM_FACTORS, ITEM_INDEX, USER_FACTORS, USER_INDEX, Table
 from recsys_spark.train.exchange import Known
@@ -51,9 +53,23 @@ def published_vectors(context: StageContext) -> Known | None:
 
 def _newest(context: StageContext) -> Run | None:
     root = context.run.root
-    entries = [entry.run(root) for entry in publications(root, context.storage)]
-    others = [run for run in entries if run != context.run]
-    return others[-1] if others else None
+    entries = [entry.newest(root) for entry in publications(root, context.storage)]
+    for run in reversed(list(dict.fromkeys(run for run in entries if run != context.run))):
+        if not context.storage.exists(run.manifest_path):
+            continue
+        faults = _faults(context, run)
+        if not faults:
+            return run
+        # A night should not fail for what happened to the files of another.
+        context.progress.say(f"train: not started from run {run.run_id}: {faults[0]}")
+    return None
+
+
+def _faults(context: StageContext, run: Run) -> list[str]:
+    try:
+        return [f for table in (USER_FACTORS, ITEM_FACTORS) for f in table_faults(run, table.name, context.storage)]
+    except (RecsysError, OSError, ValueError, KeyError) as error:
+        return [str(error).partition("\n")[0]]
 
 
 def _rows(context: StageContext, run: Run, side: Side, index: Table, factors: Table) -> DataFrame:

@@ -1,0 +1,182 @@
+"""Every fault at every operation of every act, and whether readers and the next night are none the worse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from recsys_spark.chaos.faulty_storage import KINDS, Fault, FaultyStorage, InjectedError, Kind, with_fault
+from recsys_spark.chaos.small_night import run_small_night, small_run, what_readers_see
+from recsys_spark.errors import RecsysError
+from recsys_spark.lease import Lease, held
+from recsys_spark.publication_log import pin_run, publications, roll_back, unpin
+from recsys_spark.publish.retention import plan_removals, remove_all
+from recsys_spark.publish.verification import verify
+from recsys_spark.storage import Storage, join
+
+# Runs that readers left a moment ago are old then.
+_LATER = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Something that is done to an output path.
+
+    Attributes
+    ----------
+    name : str
+    nights : tuple of str
+        Runs that are published before.
+    do : callable
+        The act, given the root and a storage.
+    before, after : str or None
+        The runs that readers may see meanwhile; after it, they see the second.
+    prepare : callable, optional
+        What else is done before.
+    """
+
+    name: str
+    nights: tuple[str, ...]
+    do: Callable[[str, Storage], None]
+    before: str | None
+    after: str
+    prepare: Callable[[str, Storage], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one fault: the reason why it was not survived, or None."""
+
+    act: str
+    kind: Kind
+    operation: str
+    number: int
+    failure: str | None
+
+
+def _night(run_id: str) -> Callable[[str, Storage], None]:
+    return lambda root, storage: run_small_night(root, run_id, storage)
+
+
+def _roll_back(root: str, storage: Storage) -> None:
+    roll_back(root, storage, small_run(root, "a"))
+
+
+def _pin(root: str, storage: Storage) -> None:
+    pin_run(root, storage, small_run(root, "b"))
+
+
+def _unpin(root: str, storage: Storage) -> None:
+    # An attempt before may have done it.
+    if publications(root, storage)[-1].pinned:
+        unpin(root, storage)
+
+
+def _pin_and_publish(root: str, storage: Storage) -> None:
+    _pin(root, storage)
+    run_small_night(root, "c", storage)
+
+
+def _collect(root: str, storage: Storage) -> None:
+    remove_all(root, plan_removals(root, storage, 1, datetime.now(UTC) + _LATER, timedelta(hours=1)), storage)
+
+
+def _lease(root: str, storage: Storage) -> None:
+    term = timedelta(minutes=1)
+    with held(Lease(storage, join(root, "runs"), term), term) as lease:
+        lease.renew()
+        lease.require()
+
+
+ACTS = (
+    Act("the first night", (), _night("a"), None, "a"),
+    Act("a further night", ("a",), _night("b"), "a", "b"),
+    Act("a night while another run is pinned", ("a", "b"), _night("c"), "b", "b", _pin),
+    Act("rollback", ("a", "b"), _roll_back, "b", "a"),
+    Act("pin", ("a", "b"), _pin, "b", "b"),
+    Act("unpin", ("a", "b"), _unpin, "b", "c", _pin_and_publish),
+    Act("gc", ("a", "b", "c"), _collect, "c", "c"),
+    Act("lease", ("a",), _lease, "a", "a"),
+)
+
+
+def run_campaign(
+    storage: Storage, root: str, *, most: int | None = None, acts: Sequence[Act] = ACTS
+) -> Iterator[Outcome]:
+    """Inject every fault that there is, one at a time, each into a folder of its own below ``root``, which is removed.
+
+    Parameters
+    ----------
+    storage : Storage
+    root : str
+        A folder that nothing else uses.
+    most : int, optional
+        Operations of an act that are hit, spread evenly, and all that create an entry.
+    acts : sequence of Act
+
+    Yields
+    ------
+    Outcome
+        One per injected fault.
+    """
+    for act in acts:
+        place = join(root, "counted")
+        _set_up(act, place, storage)
+        counting = FaultyStorage(storage)
+        act.do(place, cast(Storage, counting))
+        storage.remove(place)
+        step = 1 if most is None else max(1, -(-len(counting.operations) // most))
+        for number, operation in enumerate(counting.operations, 1):
+            if number % step and operation != "create_if_absent":
+                continue
+            for kind in KINDS:
+                if Fault(kind, number).concerns(operation):
+                    yield _inject(act, kind, operation, number, storage, root)
+
+
+def _inject(act: Act, kind: Kind, operation: str, number: int, storage: Storage, root: str) -> Outcome:
+    place = join(root, f"{kind.replace(' ', '-')}-{number}")
+    _set_up(act, place, storage)
+
+    def overtake() -> None:
+        run_small_night(place, "z", storage)
+
+    faulty = with_fault(storage, Fault(kind, number), overtake)
+    # Whose work came later is what readers see then.
+    others = {"z"} if kind == "is overtaken" else set()
+    try:
+        failure = _survives(act, place, storage, faulty, others)
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+    storage.remove(place)
+    return Outcome(act.name, kind, operation, number, failure)
+
+
+def _survives(act: Act, place: str, storage: Storage, faulty: Storage, others: set[str]) -> str | None:
+    """Do the act with the fault, look, do it again without, look again; return what is wrong."""
+    with suppress(InjectedError, RecsysError):
+        act.do(place, faulty)
+    seen = what_readers_see(place, storage)
+    if seen not in {act.before, act.after} | others:
+        return f"readers see {seen} after the fault"
+    act.do(place, storage)
+    seen = what_readers_see(place, storage)
+    if seen not in {act.after} | others:
+        return f"readers see {seen} after another attempt"
+    lost = {*act.nights, *others} - {entry.newest_run_id for entry in publications(place, storage)}
+    if lost:
+        return f"the log has lost {', '.join(sorted(lost))}"
+    run_small_night(place, "next", storage)
+    faults = verify(place, storage)[1]
+    return faults[0] if faults else None
+
+
+def _set_up(act: Act, place: str, storage: Storage) -> None:
+    storage.remove(place)
+    for run_id in act.nights:
+        run_small_night(place, run_id, storage)
+    if act.prepare is not None:
+        act.prepare(place, storage)

@@ -1,0 +1,259 @@
+"""Take one person out of everything that is kept: runs, history, indexes. Without Spark, file by file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recsys_spark.errors import RecsysError
+from recsys_spark.index import index_folder
+from recsys_spark.ingest import history_folder
+from recsys_spark.numbered_log import NumberedLog
+from recsys_spark.run_directory import Run, find_runs
+from recsys_spark.sealed_files import place_in_run
+from recsys_spark.storage import Storage, join, read_json
+from recsys_spark.tables import (
+    CANCELLED_RATINGS,
+    FOLDED_FACTORS,
+    INDEXED_RATINGS,
+    LATE_RATINGS,
+    NEW_QUARANTINE,
+    NEW_RATINGS,
+    NEW_USERS,
+    QUARANTINE,
+    RATING_EVENTS,
+    RATINGS,
+    RECOMMENDATION_ROWS,
+    RECOMMENDATIONS,
+    SIMILAR_USERS,
+    USER_BLOCKS,
+    USER_FACTORS,
+    USER_INDEX,
+    USER_SEGMENTS,
+)
+
+_BY_USER = (
+    RATINGS,
+    CANCELLED_RATINGS,
+    LATE_RATINGS,
+    NEW_RATINGS,
+    USER_INDEX,
+    NEW_USERS,
+    USER_FACTORS,
+    FOLDED_FACTORS,
+    RECOMMENDATIONS,
+    RECOMMENDATION_ROWS,
+    USER_BLOCKS,
+    USER_SEGMENTS,
+)
+_BY_TEXT = (QUARANTINE, NEW_QUARANTINE)
+# As Spark has written them: a reader of one user reads one of them.
+_ROWS_PER_GROUP = 10_000
+
+Change = Callable[[pa.Table], tuple[pa.Table, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was removed from one place: a run, the history or an index; rows by table."""
+
+    place: str
+    rows: dict[str, int]
+
+
+def forget_user(root: str, storage: Storage, user_id: str) -> list[Forgotten]:
+    """Remove a person's rows from all that is kept under an output path.
+
+    Each file that holds any is written again without them, and moved into place; manifests are made to agree. In the
+    index, the number stays and the id becomes a random one, so that nobody else gets the number. The same command
+    again finishes what was cut off.
+
+    Parameters
+    ----------
+    root : str
+    storage : Storage
+    user_id : str
+        Exactly as in the tables.
+
+    Returns
+    -------
+    list of Forgotten
+        Where something was removed.
+
+    Raises
+    ------
+    RecsysError
+        If a file with rows by user cannot be read.
+
+    Notes
+    -----
+    Every file of these tables is read once, by this process, one at a time. Quarantined rows go where the id stands in
+    their text by itself, as a cell does. Checkpoints of unfinished runs know numbers alone.
+    """
+    number = _number_of(root, storage, user_id)
+    found = [_forget_in_run(run, storage, user_id, number) for run in find_runs(root, storage)]
+    found.append(_forget_in_history(root, storage, user_id))
+    found.append(_forget_in_index(root, storage, user_id))
+    return [each for each in found if each.rows]
+
+
+def _forget_in_run(run: Run, storage: Storage, user_id: str, number: int | None) -> Forgotten:
+    changes: dict[str, Change] = {table.name: _without("user_id", user_id) for table in _BY_USER}
+    changes |= {table.name: _without_text(user_id) for table in _BY_TEXT}
+    changes[SIMILAR_USERS.name] = _without_neighbour(user_id)
+    if number is not None:
+        changes[INDEXED_RATINGS.name] = _without("user_index", number)
+    correct = partial(_correct_manifest, run, storage) if storage.exists(run.manifest_path) else None
+    rows = {name: _rewrite(join(run.path, name), storage, change, correct) for name, change in changes.items()}
+    return Forgotten(f"run {run.run_id}", {name: n for name, n in rows.items() if n})
+
+
+def _rewrite(path: str, storage: Storage, change: Change, before: Callable[[str, bytes], None] | None = None) -> int:
+    """Write those files of a table again that a change makes smaller; return how many rows went.
+
+    ``before`` is told of a file and its new content. What it writes down is true once the file is in place; where that
+    is cut off, the next attempt finds the user still there, and makes the same content.
+    """
+    removed = 0
+    for file in storage.find(path):
+        if not file.path.endswith(".parquet"):
+            continue
+        try:
+            table = pq.read_table(io.BytesIO(storage.read_bytes(file.path)))
+        except (pa.ArrowException, OSError) as error:
+            raise RecsysError(
+                "a file that may hold the user cannot be read",
+                where=file.path,
+                got=str(error).partition("\n")[0],
+                remedy="restore or remove it, and run the command again",
+            ) from error
+        changed, n = change(table)
+        if n:
+            content = _as_parquet(changed)
+            if before is not None:
+                before(file.path, content)
+            storage.replace_bytes(file.path, content)
+            removed += n
+    return removed
+
+
+def _correct_manifest(run: Run, storage: Storage, path: str, content: bytes) -> None:
+    """Let a run's manifest say what a file is about to be; what it says of other files stands."""
+    manifest = read_json(storage, run.manifest_path)
+    place = place_in_run(run, path)
+    for files in manifest["files"].values():
+        for file in files:
+            if file["path"] == place:
+                file["size"] = len(content)
+                if "sha256" in file:
+                    file["sha256"] = hashlib.sha256(content).hexdigest()
+    storage.write_text(run.manifest_path, json.dumps(manifest, indent=2, ensure_ascii=False))
+
+
+def _as_parquet(table: pa.Table) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(table, content, compression="zstd", row_group_size=_ROWS_PER_GROUP, write_page_checksum=True)
+    return content.getvalue()
+
+
+def _without(column: str, value: str | int) -> Change:
+    def change(table: pa.Table) -> tuple[pa.Table, int]:
+        kept = table.filter(pc.fill_null(pc.not_equal(table[column], value), True))
+        return kept, table.num_rows - kept.num_rows
+
+    return change
+
+
+def _without_text(user_id: str) -> Change:
+    """Drop quarantined rows that name the user: the id, and no letter or digit beside it."""
+    named = re.compile(rf"(?<!\w){re.escape(user_id)}(?!\w)")
+
+    def change(table: pa.Table) -> tuple[pa.Table, int]:
+        kept = pa.array([text is None or not named.search(text) for text in table["raw"].to_pylist()], pa.bool_())
+        return table.filter(kept), int(pc.sum(pc.invert(kept)).as_py() or 0)
+
+    return change
+
+
+def _without_neighbour(user_id: str) -> Change:
+    """Drop the user's own row, and the user from the others' lists, whose places close up."""
+
+    def change(table: pa.Table) -> tuple[pa.Table, int]:
+        kept, n = _without("user_id", user_id)(table)
+        lists = kept["neighbours"].to_pylist()
+        shorter = [
+            [
+                {**entry, "position": place}
+                for place, entry in enumerate((e for e in entries if e["user_id"] != user_id), 1)
+            ]
+            for entries in lists
+        ]
+        n += sum(len(a) - len(b) for a, b in zip(lists, shorter, strict=True))
+        reasons = [
+            reason or ("a neighbour was forgotten" if len(a) > len(b) else None)
+            for reason, a, b in zip(kept["short_reason"].to_pylist(), lists, shorter, strict=True)
+        ]
+        for name, values in (("neighbours", shorter), ("short_reason", reasons)):
+            place = kept.schema.get_field_index(name)
+            kept = kept.set_column(place, kept.schema.field(name), pa.array(values, kept.schema.field(name).type))
+        return kept, n
+
+    return change
+
+
+def _forget_in_history(root: str, storage: Storage, user_id: str) -> Forgotten:
+    """Rewrite files where they are, for versions go on naming them, and let the versions say what they are now."""
+    folder = history_folder(root)
+    log = NumberedLog(storage, join(folder, "versions"))
+
+    def correct(path: str, content: bytes) -> None:
+        place = path[path.rindex("/history/parts/") + len("/history/") :]
+        for number in log.numbers():
+            version = log.read(number)
+            days = [day for day in version["days"].values() if place in {file["path"] for file in day["files"]}]
+            for day in days:
+                (mine,) = (file for file in day["files"] if file["path"] == place)
+                others = [storage.read_bytes(join(folder, file["path"])) for file in day["files"] if file is not mine]
+                mine["size"] = len(content)
+                day["rows"] = sum(pq.read_metadata(io.BytesIO(each)).num_rows for each in (content, *others))
+                # No delivery makes it what it is now: the next one of this day is compared anew.
+                day["hash"] = f"forgotten-{secrets.token_hex(8)}"
+            if days:
+                version["rows"] = sum(day["rows"] for day in version["days"].values())
+                storage.write_text(log.path(number), json.dumps(version, indent=1, ensure_ascii=False))
+
+    n = _rewrite(join(folder, "parts"), storage, _without("user_id", user_id), correct)
+    return Forgotten("history", {RATING_EVENTS.name: n} if n else {})
+
+
+def _forget_in_index(root: str, storage: Storage, user_id: str) -> Forgotten:
+    def change(table: pa.Table) -> tuple[pa.Table, int]:
+        is_user = pc.fill_null(pc.equal(table["user_id"], user_id), False)
+        n = int(pc.sum(is_user).as_py() or 0)
+        ids = pc.if_else(is_user, f"forgotten-{secrets.token_hex(8)}", table["user_id"])
+        return table.set_column(table.schema.get_field_index("user_id"), table.schema.field("user_id"), ids), n
+
+    n = _rewrite(join(index_folder(root, USER_INDEX), "parts"), storage, change)
+    return Forgotten("index", {USER_INDEX.name: n} if n else {})
+
+
+def _number_of(root: str, storage: Storage, user_id: str) -> int | None:
+    """Return the user's number, None where the index does not know the user, or has forgotten it already."""
+    for file in storage.find(join(index_folder(root, USER_INDEX), "parts")):
+        if file.path.endswith(".parquet"):
+            table = pq.read_table(io.BytesIO(storage.read_bytes(file.path)))
+            found = table.filter(pc.equal(table["user_id"], user_id))
+            if found.num_rows:
+                number: int = found["user_index"][0].as_py()
+                return number
+    return None

@@ -1,0 +1,114 @@
+"""What may be removed: old runs, attempts that came to nothing, and files that no version names any more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from recsys_spark.index import index_folder
+from recsys_spark.ingest import history_folder
+from recsys_spark.numbered_log import NumberedLog
+from recsys_spark.publication_log import Publication, publications
+from recsys_spark.run_directory import Run, find_runs
+from recsys_spark.storage import Storage, join
+from recsys_spark.tables import ITEM_INDEX, USER_INDEX
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Something that may go: where it is, why it may, and its bytes."""
+
+    path: str
+    reason: str
+    n_bytes: int
+
+
+def plan_removals(root: str, storage: Storage, keep: int, now: datetime, min_age: timedelta) -> list[Removal]:
+    """Return what can go without anybody missing it; nothing is changed.
+
+    Parameters
+    ----------
+    root : str
+    storage : Storage
+    keep : int
+        Published runs to keep, the newest ones; the run that readers see, and a pinned one, are kept in any case.
+    now : datetime
+    min_age : timedelta
+        A run stays so long after readers were taken from it, an unfinished one so long after its last file.
+
+    Returns
+    -------
+    list of Removal
+        Runs first. Versions of indexes and of the history are kept, at least as many as runs.
+    """
+    # In this order: a run that is published meanwhile is not in the list, or is in the log.
+    known = find_runs(root, storage)
+    entries = publications(root, storage)
+    published = list(dict.fromkeys(entry.newest(root) for entry in entries))
+    kept = set(published[len(published) - min(keep, len(published)) :])
+    kept |= {entries[-1].run(root), entries[-1].newest(root)} if entries else set()
+    removals, unfinished = [], []
+    for run in known:
+        if run in kept:
+            continue
+        age = _age(run, entries, storage, now) if run in published else _unpublished_age(run, storage, now)
+        if age < min_age:
+            unfinished += [] if run in published else [run]
+            continue
+        reason = "an old run" if run in published else "a run that was never published"
+        removals.append(Removal(run.path, reason, _bytes(run.path, storage)))
+    return removals + _unnamed(root, storage, unfinished, max(keep, 1))
+
+
+def remove_all(root: str, removals: list[Removal], storage: Storage) -> None:
+    """Remove what `plan_removals` has found; a run's manifest first: half a run must not be taken for a whole one."""
+    for removal in removals:
+        entries = publications(root, storage)
+        if entries and removal.path in (entries[-1].run(root).path, entries[-1].newest(root).path):
+            # Somebody has gone back to it since.
+            continue
+        storage.remove(join(removal.path, "manifest.json"))
+        storage.remove(removal.path)
+
+
+def _age(run: Run, entries: list[Publication], storage: Storage, now: datetime) -> timedelta:
+    """Return how long ago readers were taken from a run."""
+    shown = [k for k, entry in enumerate(entries) if entry.run(run.root) == run]
+    if not shown:
+        return _unpublished_age(run, storage, now)
+    return now - datetime.fromisoformat(entries[shown[-1] + 1].published_at)
+
+
+def _unpublished_age(run: Run, storage: Storage, now: datetime) -> timedelta:
+    modified = max((file.modified for file in storage.find(run.path)), default=0.0)
+    return timedelta(seconds=now.timestamp() - modified)
+
+
+def _unnamed(root: str, storage: Storage, unfinished: list[Run], n_versions: int) -> list[Removal]:
+    """Return folders of parts that no kept version names, and that no unfinished run may be about to name."""
+    busy = tuple(f"{run.run_id}-" for run in unfinished)
+    found = []
+    for folder, named_in in (
+        *((index_folder(root, table), _parts_of_index) for table in (USER_INDEX, ITEM_INDEX)),
+        (history_folder(root), _parts_of_history),
+    ):
+        log = NumberedLog(storage, join(folder, "versions"))
+        named = {name for number in log.numbers()[-n_versions:] for name in named_in(log.read(number))}
+        for name in storage.list_names(join(folder, "parts")):
+            if name not in named and not (busy and name.startswith(busy)):
+                path = join(folder, "parts", name)
+                found.append(Removal(path, "named by no kept version", _bytes(path, storage)))
+    return found
+
+
+def _parts_of_index(entry: dict[str, Any]) -> set[str]:
+    return {part["path"].split("/")[1] for part in entry["parts"]}
+
+
+def _parts_of_history(entry: dict[str, Any]) -> set[str]:
+    return {file["path"].split("/")[1] for day in entry["days"].values() for file in day["files"]}
+
+
+def _bytes(path: str, storage: Storage) -> int:
+    return sum(file.size for file in storage.find(path))

@@ -1,0 +1,182 @@
+"""A person is gone from every file, the others are not, and everything agrees with itself afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys_spark.errors import RecsysError
+from recsys_spark.numbered_log import NumberedLog
+from recsys_spark.publication_log import publish_run
+from recsys_spark.publish.forgetting import forget_user
+from recsys_spark.publish.verification import verify
+from recsys_spark.published import read_current_table
+from recsys_spark.run_directory import Run
+from recsys_spark.sealed_files import files_of_table
+from tests.faulty_storage import StorageFault, fails_at
+from tests.stored_runs import STORAGE
+
+ANNA, NUMBER = "u1", 1
+USERS = ["u0", ANNA, "u11", "xu1"]
+
+
+def neighbours(user: str) -> list[dict[str, Any]]:
+    others = [other for other in USERS if other != user]
+    return [{"user_id": o, "similarity": 1.0, "position": k, "n_common": 2} for k, o in enumerate(others, 1)]
+
+
+TABLES: dict[str, pa.Table] = {
+    "ratings": pa.table({"user_id": USERS * 2, "item_id": list("aaaabbbb"), "rating": [1.0] * 8}),
+    "user_index": pa.table({"user_id": USERS, "user_index": pa.array(range(4), pa.int32())}),
+    "indexed_ratings": pa.table({"user_index": pa.array([0, 1, 2, 3, 1], pa.int32()), "rating": [1.0] * 5}),
+    "item_factors": pa.table({"item_id": ["a", "b"], "n_ratings": [4, 4]}),
+    "user_factors": pa.table({"user_id": USERS, "bias": [0.5] * 4}),
+    "recommendations": pa.table({"user_id": USERS, "recommendations": [[{"item_id": "c", "score": 1.0}]] * 4}),
+    "similar_users": pa.table(
+        {
+            "user_id": USERS,
+            "neighbours": [neighbours(user) for user in USERS],
+            "short_reason": pa.array([None] * 4, pa.string()),
+        }
+    ),
+    "quarantine": pa.table({"reason": ["bad"] * 5, "raw": ["u1,a,x", '{"user": "u1"}', "u11,a,x", "xu1,a,x", None]}),
+}
+
+
+def write_table(folder: Path, table: pa.Table) -> None:
+    """Write a table as two files."""
+    folder.mkdir(parents=True)
+    half = table.num_rows // 2
+    for number, part in enumerate((table.slice(0, half), table.slice(half))):
+        pq.write_table(part, folder / f"part-{number}.parquet")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_everything(tmp_path / "out")
+
+
+def write_everything(root: Path) -> Path:
+    for run_id in ("r1", "r2"):
+        run = Run(str(root), run_id, "2026-01-05")
+        for name, table in TABLES.items():
+            write_table(Path(run.path) / name, table)
+        files = {name: files_of_table(run, name, STORAGE) for name in TABLES}
+        STORAGE.write_text(run.manifest_path, json.dumps({"files": files, "sealed": "then"}))
+        publish_run(run, STORAGE)
+    write_table(root / "indexes/user_index/parts/r1-0", TABLES["user_index"])
+    log = NumberedLog(STORAGE, str(root / "indexes/user_index/versions"))
+    log.append(1, {"parts": [{"path": "parts/r1-0", "start": 0, "n": 4}]})
+    days = {}
+    for day in ("2026-01-03", "2026-01-04"):
+        place = f"parts/r1-1/event_date={day}"
+        write_table(
+            root / "history" / place,
+            TABLES["ratings"] if day.endswith("4") else TABLES["ratings"].filter([False] * 7 + [True]),
+        )
+        files_of_day = [
+            {"path": f"{place}/{path.name}", "size": path.stat().st_size}
+            for path in sorted((root / "history" / place).iterdir())
+        ]
+        days[day] = {"rows": 8 if day.endswith("4") else 1, "hash": "1", "delivered": [], "files": files_of_day}
+    history = NumberedLog(STORAGE, str(root / "history/versions"))
+    history.append(1, {"days": days, "rows": 9})
+    history.append(2, {"days": {"2026-01-04": days["2026-01-04"]}, "rows": 8})
+    return root
+
+
+def cells(root: Path) -> set[Any]:
+    """Return every value of every Parquet file, lists opened."""
+    found: set[Any] = set()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for inner in value.values():
+                add(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                add(inner)
+        else:
+            found.add(value)
+
+    for file in root.rglob("*.parquet"):
+        for row in pq.read_table(file, partitioning=None).to_pylist():
+            add(row)
+    return found
+
+
+def read(root: Path, table: str, run_id: str = "r1") -> list[dict[str, Any]]:
+    return pq.read_table(Run(str(root), run_id, "2026-01-05").path + f"/{table}", partitioning=None).to_pylist()
+
+
+def check_forgotten(root: Path) -> None:
+    assert not [
+        value for value in cells(root) if isinstance(value, str) and value in (ANNA, "u1,a,x", '{"user": "u1"}')
+    ]
+    assert verify(str(root), STORAGE)[1] == []
+    for run_id in ("r1", "r2"):
+        assert [row["user_index"] for row in read(root, "indexed_ratings", run_id)] == [0, 2, 3]
+        assert [row["user_id"] for row in read(root, "recommendations", run_id)] == ["u0", "u11", "xu1"]
+        assert [row["raw"] for row in read(root, "quarantine", run_id)] == ["u11,a,x", "xu1,a,x", None]
+        similar = {row["user_id"]: row for row in read(root, "similar_users", run_id)}
+        assert [(e["user_id"], e["position"]) for e in similar["u0"]["neighbours"]] == [("u11", 1), ("xu1", 2)]
+        assert similar["u0"]["short_reason"] == "a neighbour was forgotten"
+    index = pq.read_table(root / "indexes/user_index/parts/r1-0", partitioning=None).to_pylist()
+    assert [row["user_index"] for row in index] == [0, 1, 2, 3], "the number is nobody else's"
+    assert [row["user_id"] for row in index if row["user_index"] != NUMBER] == ["u0", "u11", "xu1"]
+    versions = NumberedLog(STORAGE, str(root / "history/versions"))
+    assert [versions.read(n)["rows"] for n in (1, 2)] == [7, 6]
+    assert versions.read(1)["days"]["2026-01-04"]["rows"] == 6
+    assert versions.read(1)["days"]["2026-01-03"]["hash"] == "1", "a day without the user stays as it is"
+
+
+def test_a_person_is_gone_and_the_others_are_not(root: Path) -> None:
+    untouched = {path: path.read_bytes() for path in root.rglob("item_factors/*.parquet")}
+    report = {each.place: each.rows for each in forget_user(str(root), STORAGE, ANNA)}
+    check_forgotten(root)
+    assert (
+        report["run r1"]
+        == report["run r2"]
+        == {
+            "ratings": 2,
+            "user_index": 1,
+            "user_factors": 1,
+            "recommendations": 1,
+            "quarantine": 2,
+            "similar_users": 4,
+            "indexed_ratings": 2,
+        }
+    )
+    assert (report["history"], report["index"]) == ({"rating_events": 2}, {"user_index": 1})
+    assert {path: path.read_bytes() for path in untouched} == untouched
+    assert read_current_table(str(root)).num_rows == 3
+    assert forget_user(str(root), STORAGE, ANNA) == []
+    assert forget_user(str(root), STORAGE, "nobody") == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_forgetting_that_is_cut_off_is_finished_by_the_next_attempt(tmp_path: Path, after: bool) -> None:
+    number = 5
+    while True:
+        root = write_everything(tmp_path / f"{number}")
+        try:
+            forget_user(str(root), fails_at(number, after=after), ANNA)
+        except (StorageFault, RecsysError):
+            forget_user(str(root), STORAGE, ANNA)
+            check_forgotten(root)
+            number += 11
+            continue
+        break
+    assert number > 100
+
+
+def test_a_file_that_cannot_be_read_is_named(root: Path) -> None:
+    part = root / "runs/date=2026-01-05/run=r2/ratings/part-0.parquet"
+    part.write_bytes(b"PAR1 and no more")
+    with pytest.raises(RecsysError, match=r"cannot be read[\s\S]*run=r2/ratings/part-0"):
+        forget_user(str(root), STORAGE, ANNA)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from recsys_spark.numbered_log import NumberedLog
+from recsys_spark.publication_log import current_publication, pin_run, roll_back
+from recsys_spark.publish.retention import plan_removals, remove_all
+from recsys_spark.publish.verification import verify
+from recsys_spark.run_directory import Run, find_runs
+from recsys_spark.storage import LocalStorage
+from tests.faulty_storage import StorageFault, WatchedStorage, fails_at
+from tests.stored_runs import STORAGE, make_old, published_run, write_run
+
+DAYS = timedelta(days=1)
+LATER = datetime.now(UTC) + 10 * DAYS
+
+
+def removed(root: Path, keep: int, now: datetime = LATER, min_age: timedelta = 2 * DAYS) -> list[str]:
+    return [
+        Path(removal.path).name.removeprefix("run=")
+        for removal in plan_removals(str(root), STORAGE, keep, now, min_age)
+    ]
+
+
+def left(root: Path) -> list[str]:
+    return sorted(run.run_id for run in find_runs(str(root), STORAGE))
+
+
+def test_the_newest_runs_stay(tmp_path: Path) -> None:
+    for run_id in ("a", "b", "c", "d"):
+        published_run(tmp_path, run_id)
+    assert removed(tmp_path, keep=2) == ["a", "b"]
+    assert removed(tmp_path, keep=9) == []
+    remove_all(str(tmp_path), plan_removals(str(tmp_path), STORAGE, 2, LATER, 2 * DAYS), STORAGE)
+    assert left(tmp_path) == ["c", "d"]
+    assert verify(str(tmp_path), STORAGE)[1] == []
+
+
+def test_what_readers_see_and_what_is_newest_stays(tmp_path: Path) -> None:
+    for run_id in ("a", "b", "c", "d"):
+        published_run(tmp_path, run_id)
+    roll_back(str(tmp_path), STORAGE, Run(str(tmp_path), "b", "2026-01-05"))
+    assert removed(tmp_path, keep=1) == ["a", "c"]
+    pin_run(str(tmp_path), STORAGE, Run(str(tmp_path), "a", "2026-01-05"))
+    published_run(tmp_path, "e")
+    assert removed(tmp_path, keep=1) == ["b", "c", "d"]
+
+
+def test_a_run_that_readers_have_just_left_stays(tmp_path: Path) -> None:
+    for run_id in ("a", "b"):
+        published_run(tmp_path, run_id)
+    assert removed(tmp_path, keep=1, now=datetime.now(UTC)) == []
+    assert removed(tmp_path, keep=1, now=datetime.now(UTC) - 30 * DAYS) == [], "a clock that went back removes nothing"
+    assert removed(tmp_path, keep=1) == ["a"]
+
+
+def test_attempts_that_came_to_nothing_go_once_they_are_old(tmp_path: Path) -> None:
+    published_run(tmp_path, "a")
+    make_old(write_run(tmp_path, "old").path, days=5)
+    write_run(tmp_path, "young")
+    assert removed(tmp_path, keep=1, now=datetime.now(UTC)) == ["old"]
+
+
+def test_a_run_that_readers_have_gone_back_to_since_is_spared(tmp_path: Path) -> None:
+    for run_id in ("a", "b", "c"):
+        published_run(tmp_path, run_id)
+    plan = plan_removals(str(tmp_path), STORAGE, 1, LATER, 2 * DAYS)
+    roll_back(str(tmp_path), STORAGE, Run(str(tmp_path), "a", "2026-01-05"))
+    remove_all(str(tmp_path), plan, STORAGE)
+    assert left(tmp_path) == ["a", "c"]
+
+
+@pytest.mark.parametrize("kind", ["user_index", "history"])
+def test_files_that_no_version_names_go_unless_a_run_may_be_about_to(tmp_path: Path, kind: str) -> None:
+    published_run(tmp_path, "a")
+    write_run(tmp_path, "busy")
+    folder = tmp_path / "history" if kind == "history" else tmp_path / "indexes" / kind
+    for name in ("a-1", "a-2", "a-3", "lost-4", "lost-5-work", "busy-6"):
+        (folder / "parts" / name).mkdir(parents=True)
+        (folder / "parts" / name / "part-0.parquet").write_bytes(b"123")
+    log = NumberedLog(STORAGE, str(folder / "versions"))
+    for number, names in enumerate((["a-1"], ["a-2"], ["a-2", "a-3"]), 1):
+        paths = [f"parts/{name}/part-0.parquet" for name in names]
+        days = {"2026-01-05": {"files": [{"path": path} for path in paths]}}
+        log.append(number, {"parts": [{"path": path} for path in paths], "days": days})
+    now = datetime.now(UTC)
+    assert removed(tmp_path, keep=1, now=now) == ["a-1", "lost-4", "lost-5-work"]
+    assert removed(tmp_path, keep=3, now=now) == ["lost-4", "lost-5-work"]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_removal_that_is_cut_off_leaves_no_half_run_behind(tmp_path: Path, after: bool) -> None:
+    for number in range(1, 13):
+        root = tmp_path / str(number)
+        for run_id in ("a", "b", "c"):
+            published_run(root, run_id)
+        plan = plan_removals(str(root), STORAGE, 1, LATER, 2 * DAYS)
+        with pytest.raises(StorageFault):
+            remove_all(str(root), plan, fails_at(number, after=after))
+        assert current_publication(str(root), STORAGE).run_id == "c"
+        assert verify(str(root), STORAGE)[1] == []
+        remove_all(str(root), plan_removals(str(root), STORAGE, 1, LATER, 2 * DAYS), STORAGE)
+        assert left(root) == ["c"]
+
+
+def test_planning_changes_nothing(tmp_path: Path) -> None:
+    for run_id in ("a", "b"):
+        published_run(tmp_path, run_id)
+    before = sorted((path, path.stat().st_mtime) for path in tmp_path.rglob("*"))
+    names: list[str] = []
+    watched = WatchedStorage(before=lambda n, name, arguments: names.append(name))
+    assert plan_removals(str(tmp_path), watched, 1, LATER, 2 * DAYS)
+    assert set(names) <= {"find", "read_text", "list_names", "exists"}
+    assert sorted((path, path.stat().st_mtime) for path in tmp_path.rglob("*")) == before
+    assert isinstance(STORAGE, LocalStorage)
