@@ -31,6 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
+from benchmarks import feature_models
 from benchmarks.datasets import hold_out_two, movielens, movielens_folds, play_counts
 from benchmarks.peer_models import Factors, Ratings, implicit_factors, mllib_estimator, mllib_factors, objective
 from recsys_spark.config import TrainConfig
@@ -42,7 +43,7 @@ from recsys_spark.progress import Progress
 from recsys_spark.session import build_session
 from recsys_spark.train import Factorization, fit_factors
 
-SECTIONS = ("rmse", "logistic", "lastfm", "mllib")
+SECTIONS = ("rmse", "logistic", "lastfm", "mllib", "features")
 N_BLOCKS = 2
 LIST_LENGTH = 20
 SEED = 0
@@ -75,6 +76,7 @@ def main() -> None:
         "logistic": lambda: measure_label_errors(spark, arguments.data / "ml-100k"),
         "lastfm": lambda: measure_lists(spark, arguments.data / "hetrec-lastfm-2k"),
         "mllib": lambda: measure_equivalence(spark, arguments.data / "ml-100k"),
+        "features": lambda: measure_feature_models(spark, arguments.data / "ml-100k"),
     }
     result = {section: measure[section]() for section in SECTIONS if section in chosen}
     print("RESULT " + json.dumps(result), flush=True)
@@ -246,8 +248,8 @@ def list_quality(factors: Factors, training: Ratings, also_seen: list[Ratings], 
         biases=False,
         global_mean=0.0,
         n=LIST_LENGTH,
-        seen_indptr=seen_indptr,
-        seen_columns=seen_columns,
+        excluded_indptr=seen_indptr,
+        excluded_columns=seen_columns,
     )
     relevant = rows_of(held_out.users, held_out.items, held_out.n_users)
     return [float(np.nanmean(metric(columns, *relevant))) for metric in (recall_at_n, ndcg_at_n)]
@@ -289,6 +291,31 @@ def measure_equivalence(spark: SparkSession, folder: Path) -> dict[str, Any]:
         rows,
     )
     return result
+
+
+def measure_feature_models(spark: SparkSession, folder: Path) -> dict[str, Any]:
+    """Measure what genres and years are worth: for ratings, for films that are new, and for similar films."""
+    errors = feature_models.rating_errors(spark, folder)
+    few = feature_models.FEW_RATINGS
+    print_table(
+        "RMSE on MovieLens 100K with genres and years, official folds u1 to u5",
+        ["model", "mean", *(f"u{n}" for n in range(1, 6)), f"films with fewer than {few} training ratings"],
+        [[name, np.mean(of["all"]), *of["all"], np.mean(of["few"])] for name, of in errors.items()],
+    )
+    lists = feature_models.new_item_lists(spark, folder)
+    n = feature_models.LIST_LENGTH
+    print_table(
+        "Lists of films that nobody has rated: a fifth of all films at a time, MovieLens 100K",
+        ["ordered by", f"recall@{n}", f"NDCG@{n}"],
+        [[name, *found] for name, found in lists.items()],
+    )
+    blends = feature_models.blend_hits(spark, folder)
+    print_table(
+        f"Is a liked film among the {feature_models.NEIGHBOURS} nearest of another that the same user likes?",
+        ["content_weight", "all films", f"films with fewer than {few} training ratings"],
+        [[f"{weight:g}", *hits] for weight, hits in blends.items()],
+    )
+    return {"rmse": errors, "new items": lists, "blends": blends}
 
 
 def fit(spark: SparkSession, ratings: Ratings, setting: TrainConfig) -> Factorization:

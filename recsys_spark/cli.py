@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 _DESCRIPTIONS = {
     "ingest": "Read the raw log: ratings, and what had to be set aside.",
     "index": "Number users and items.",
+    "features": "Encode the items' features, where some are configured.",
     "train": "Fit the factors.",
     "recommend": "Write every user's best items.",
     "evaluate": "Measure the configuration on held-out ratings, beside baselines.",

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from recsys_spark.config_section import Section
 from recsys_spark.day_paths import describe_fault, has_day
+from recsys_spark.feature_config import FeatureRegressionConfig, ItemFeaturesConfig, SideInformationConfig
 from recsys_spark.gate_config import GateConfig
 from recsys_spark.history_config import HistoryConfig
 from recsys_spark.neighbour_config import KnnConfig, SimilarConfig
@@ -127,11 +128,12 @@ class IngestConfig(Section):
 
 
 class TrainConfig(Section):
-    """The model: a factorization, minimising loss + regularisation by solving both sides in turn; or neighbours."""
+    """The model: a factorization, minimising loss + regularisation by solving both sides in turn; or another one."""
 
-    model: Literal["factors", "user_knn", "item_knn"] = Field(
+    model: Literal["factors", "user_knn", "item_knn", "feature_regression"] = Field(
         default="factors",
-        description="factors: a factorization; user_knn, item_knn: ratings of similar users, or for similar items",
+        description="factors: a factorization; user_knn, item_knn: ratings of similar users, or for similar items; "
+        "feature_regression: every user's own weights of the item_features",
     )
     knn: KnnConfig = KnnConfig()
     loss: Literal["squared", "implicit", "ials", "logistic"] = Field(
@@ -198,22 +200,35 @@ class TrainConfig(Section):
         description="replicate: the fixed side goes whole to every task; route: each block is sent what it needs; "
         "auto: replicate where it fits",
     )
+    feature_regression: FeatureRegressionConfig = FeatureRegressionConfig()
+    side_information: SideInformationConfig | None = None
 
     @property
     def uses_biases(self) -> bool:
         """Whether the model has biases."""
         return self.loss in ("squared", "logistic") if self.biases is None else self.biases
 
+    @property
+    def is_neighbourhood(self) -> bool:
+        """Whether predictions are averages over neighbours; else they are products of vectors."""
+        return self.model in ("user_knn", "item_knn")
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether training looks at the items' features."""
+        return self.model == "feature_regression" or self.side_information is not None
+
     @model_validator(mode="after")
     def _check_model(self) -> TrainConfig:
-        if self.model != "factors":
-            taken = ("loss", "unobserved_weight", "half_life_days", "validation_share", "warm_start", "nonnegative")
-            for name in (*taken, "exchange"):
-                default = type(self).model_fields[name].default
-                if getattr(self, name) != default:
-                    raise ValueError(
-                        f"{name} is for model: factors; {self.model} predicts ratings from all of them alike"
-                    )
+        if self.model == "factors":
+            return self
+        taken = ("unobserved_weight", "validation_share", "warm_start", "nonnegative", "exchange", "side_information")
+        why = "predicts ratings from all of them alike" if self.is_neighbourhood else "solves every user once"
+        for name in ("loss", *taken, "half_life_days") if self.is_neighbourhood else (*taken, "updates"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for model: factors; {self.model} {why}")
+        if self.model == "feature_regression" and not (self.loss in ("squared", "logistic") and self.uses_biases):
+            raise ValueError("feature_regression has biases, and is for loss: squared and logistic")
         return self
 
     @model_validator(mode="after")
@@ -232,6 +247,10 @@ class TrainConfig(Section):
             raise ValueError("updates: simultaneous is for solver: gradient")
         if self.updates == "simultaneous" and self.exchange == "route":
             raise ValueError("updates: simultaneous needs exchange: replicate")
+        if self.side_information is not None and (
+            self.nonnegative or self.updates == "simultaneous" or self.exchange == "route"
+        ):
+            raise ValueError("side_information cannot be combined with nonnegative, updates: simultaneous, or route")
         if self.nonnegative and self.solver not in ("auto", "cholesky"):
             raise ValueError("nonnegative needs solver: auto or cholesky")
         return self
@@ -255,6 +274,12 @@ class EvaluateConfig(Section):
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
     rating_model: RatingModelConfig = RatingModelConfig()
+    holdout_items_share: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=0.9,
+        description="share of the items that another fit does not see, to measure lists of new items; 0: not measured",
+    )
 
 
 class OutputConfig(Section):
@@ -278,6 +303,7 @@ class PipelineConfig(Section):
     ingest: IngestConfig = IngestConfig()
     history: HistoryConfig | None = None
     catalogue: CatalogueConfig | None = None
+    item_features: ItemFeaturesConfig | None = None
     train: TrainConfig = TrainConfig()
     recommend: RecommendConfig = RecommendConfig()
     similar_items: SimilarConfig | None = None
@@ -324,7 +350,8 @@ class PipelineConfig(Section):
     @property
     def files(self) -> dict[str, TableFile]:
         """The tables beside the log by where they are configured."""
-        return ({} if self.catalogue is None else {"catalogue": self.catalogue}) | self.recommend.files
+        named = {"catalogue": self.catalogue, "item_features": self.item_features}
+        return {where: file for where, file in named.items() if file is not None} | self.recommend.files
 
     @model_validator(mode="after")
     def _check_variety(self) -> PipelineConfig:
@@ -346,21 +373,38 @@ class PipelineConfig(Section):
     def _check_similar(self) -> PipelineConfig:
         for name in ("similar_items", "similar_users"):
             similar = getattr(self, name)
-            has_factors = self.train.model == "factors" and self.train.rank > 0
+            has_factors = self.train.model == "feature_regression" or (
+                self.train.model == "factors" and self.train.rank > 0
+            )
             if similar is not None and similar.method == "factors" and not has_factors:
                 raise ValueError(
                     f"{name}.method: factors needs train.model: factors with a rank above 0; use cosine, jaccard or llr"
                 )
-        if self.train.model != "factors":
+            has_features = name == "similar_items" and self.item_features is not None
+            if similar is not None and similar.weight_of_content > 0 and not has_features:
+                raise ValueError(f"{name}: features are compared of items, and need item_features")
+        if self.train.is_neighbourhood:
             for name in ("new_ratings", "max_per_category", "mmr", "popularity_damping"):
                 if getattr(self.recommend, name):
                     raise ValueError(f"recommend.{name} is for train.model: factors")
-        if self.train.model != "factors" and self.input.columns.rating is None:
+        if self.train.is_neighbourhood and self.input.columns.rating is None:
             raise ValueError(f"train.model: {self.train.model} averages ratings: it needs input.columns.rating")
-        if self.train.model != "factors" and self.input.columns.weight is not None:
+        if self.train.is_neighbourhood and self.input.columns.weight is not None:
             raise ValueError(
                 f"input.columns.weight is for train.model: factors; {self.train.model} takes all ratings alike"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_features(self) -> PipelineConfig:
+        if self.train.uses_features and self.item_features is None:
+            raise ValueError("train.model: feature_regression and train.side_information need item_features")
+        for name, uses in {
+            "recommend.max_new_items": self.recommend.max_new_items > 0,
+            "evaluate.holdout_items_share": self.evaluate.holdout_items_share > 0,
+        }.items():
+            if uses and (self.item_features is None or self.train.is_neighbourhood):
+                raise ValueError(f"{name} needs item_features, and train.model: factors or feature_regression")
         return self
 
     def fingerprint(self) -> str:

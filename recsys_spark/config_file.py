@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pydantic
 import yaml
@@ -159,12 +159,17 @@ def _hint(problem: Any) -> str:
 
 def _section(parts: Iterable[str]) -> type[BaseModel] | None:
     model: type[BaseModel] = PipelineConfig
+    is_name = False
     for part in parts:
+        if is_name:
+            # Of a mapping of sections, the names are the user's own.
+            is_name = False
+            continue
         field = model.model_fields.get(part)
         inner = _model_in(field.annotation) if field else None
-        if inner is None:
+        if field is None or inner is None:
             return None
-        model = inner
+        model, is_name = inner, get_origin(field.annotation) is dict
     return model
 
 

@@ -40,8 +40,14 @@ def _row(section: str, key: str, field: FieldInfo) -> str:
     inner = _section(field)
     if inner is not None:
         default = "(required)" if field.is_required() else "optional"
-        return f"| `{key}` | section | {default} | see `{f'{section}.{key}'.strip('.')}` |"
-    return f"| `{key}` | {_type(field)} | {_default(field.default)} | {field.description or ''} |"
+        kind = "sections by name" if get_origin(field.annotation) is dict else "section"
+        return f"| `{key}` | {kind} | {default} | see `{f'{section}.{key}'.strip('.')}` |"
+    cells = (_type(field), _default(field.default), field.description or "")
+    return f"| `{key}` | {' | '.join(map(_in_table, cells))} |"
+
+
+def _in_table(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
-from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.kernels.arrays import Float32Array, Int32Array, IntArray
 from recsys_spark.rating_blocks import Side
 
 
@@ -17,12 +17,13 @@ def factor_rows(
     degrees: np.ndarray[tuple[int, ...], np.dtype[np.int32]],
     *,
     biases: bool,
+    index: Int32Array | None = None,
 ) -> DataFrame:
-    """Return a side's vectors as rows of (index, factors, bias, n_ratings); rows without ratings are left out.
+    """Return a side's vectors as rows of (index, factors, bias, n_ratings): those in ``index``, or all with ratings.
 
     The whole side passes from the driver to the cluster as Arrow.
     """
-    trained = np.flatnonzero(degrees)
+    trained = np.flatnonzero(degrees) if index is None else index
     rank = vectors.shape[1] - biases
     factors = np.ascontiguousarray(vectors[trained, :rank])
     bias = vectors[trained, -1] if biases else np.zeros(len(trained), np.float32)
@@ -36,6 +37,25 @@ def factor_rows(
         }
     )
     return spark.createDataFrame(table)
+
+
+def factor_batch(
+    side: Side, index: Int32Array, vectors: Float32Array, degrees: IntArray, *, biases: bool
+) -> pa.RecordBatch:
+    """Return solved rows, float32 (n, width), as a batch of (index, factors, bias, n_ratings)."""
+    rank = vectors.shape[1] - biases
+    bias = vectors[:, -1] if biases else np.zeros(len(vectors), np.float32)
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * rank
+    factors = pa.array(np.ascontiguousarray(vectors[:, :rank]).ravel())
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(index),
+            pa.ListArray.from_arrays(pa.array(offsets), factors),
+            pa.array(np.ascontiguousarray(bias)),
+            pa.array(degrees.astype(np.int32)),
+        ],
+        names=[side.rows, "factors", "bias", "n_ratings"],
+    )
 
 
 def vectors_from_columns(factors: pa.Array, bias: pa.Array, *, biases: bool) -> Float32Array:

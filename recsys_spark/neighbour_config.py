@@ -12,10 +12,16 @@ from recsys_spark.config_section import Section
 class SimilarConfig(Section):
     """The most similar rows of every row: of items for ``similar_items``, of users for ``similar_users``."""
 
-    method: Literal["factors", "cosine", "jaccard", "llr"] = Field(
+    method: Literal["factors", "content", "cosine", "jaccard", "llr"] = Field(
         default="factors",
-        description="factors: cosine of the model's factors; cosine, jaccard, llr (log-likelihood ratio): of who has "
-        "rated both (users: of what both have rated)",
+        description="factors: cosine of the model's factors; content: of the item_features, for items without ratings "
+        "too; cosine, jaccard, llr (log-likelihood ratio): of who has rated both (users: of what both have rated)",
+    )
+    content_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="factors, of items: how much the cosine of the item_features counts; the rest is that of factors",
     )
     n: int = Field(default=10, ge=1, le=1000, description="neighbours per row")
     shrink: float = Field(
@@ -23,7 +29,7 @@ class SimilarConfig(Section):
         ge=0,
         le=1e9,
         description="similarities count for c / (c + shrink), with c ratings in common; factors: for n / (n + shrink) "
-        "of either row, with n ratings; 0: in full",
+        "of either row, with n ratings; content: always in full; 0: in full",
     )
     min_ratings: int = Field(default=1, ge=1, description="rows with fewer ratings are nobody's neighbours")
     relevant_rating: float | None = Field(
@@ -32,9 +38,16 @@ class SimilarConfig(Section):
 
     @model_validator(mode="after")
     def _check_ratings(self) -> SimilarConfig:
-        if self.relevant_rating is not None and self.method == "factors":
+        if self.relevant_rating is not None and self.method in ("factors", "content"):
             raise ValueError("relevant_rating is for method: cosine, jaccard and llr")
+        if self.content_weight > 0 and self.method != "factors":
+            raise ValueError("content_weight is for method: factors")
         return self
+
+    @property
+    def weight_of_content(self) -> float:
+        """How much the cosine of features counts: all for ``content``."""
+        return 1.0 if self.method == "content" else self.content_weight
 
 
 class KnnConfig(Section):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import recsys_spark.evaluate.stage as evaluate_stage
+import recsys_spark.features.stage as features_stage
 import recsys_spark.index.stage as index_stage
 import recsys_spark.ingest.stage as ingest_stage
 import recsys_spark.publish.stage as publish_stage
@@ -36,6 +37,7 @@ class Stage:
 _ALL = {
     "ingest": Stage("ingest", ingest_stage.run, ingest_stage.TABLES, ()),
     "index": Stage("index", index_stage.run, index_stage.TABLES, ("ingest",)),
+    "features": Stage("features", features_stage.run, features_stage.TABLES, ("index",)),
     "train": Stage("train", train_stage.run, train_stage.TABLES, ("index",)),
     "recommend": Stage("recommend", recommend_stage.run, recommend_stage.TABLES, ("index", "train")),
     "evaluate": Stage("evaluate", evaluate_stage.run, evaluate_stage.TABLES, ("index",)),
@@ -92,12 +94,20 @@ def require_done(name: str, needs: Sequence[str], run: Run, storage: Storage) ->
         )
 
 
+def _needs(stage: Stage, context: StageContext) -> tuple[str, ...]:
+    """Return the stages that must be done before, in this configuration."""
+    uses_features = context.config.item_features is not None and stage.name in ("train", "recommend", "evaluate")
+    return (*stage.needs, "features") if uses_features else stage.needs
+
+
 def _run_stage(context: StageContext, stage: Stage) -> None:
     storage, run = context.storage, context.run
+    if stage.name == "features" and context.config.item_features is None:
+        return
     if storage.exists(run.stage_record(stage.name)):
         _tell_done(context, stage)
         return
-    require_done(stage.name, stage.needs, run, storage)
+    require_done(stage.name, _needs(stage, context), run, storage)
     for table in stage.tables:
         # What an attempt that was cut off has left: its record is missing, so nobody has read it.
         storage.remove(run.table_path(table))

@@ -203,6 +203,12 @@ def assemble_blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[Side, i
         yield SIDES[side], number, build_csr_block(rows, columns, values, *weights)
 
 
+def pass_blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Worker: pieces of blocks -> the blocks."""
+    for side, number, block in assemble_blocks(batches):
+        yield block_to_arrow(side, number, block)
+
+
 def block_to_arrow(side: Side, number: int, block: CsrBlock) -> pa.RecordBatch:
     """Return a block as one row of ``BLOCK_SCHEMA``."""
     fields = [getattr(block, name) for name, _ in _BLOCK_FIELDS]

@@ -27,6 +27,13 @@ def split_ratings(ratings: DataFrame, share: float, seed: int) -> tuple[DataFram
     return ratings.where(~held_out), ratings.where(held_out)
 
 
+def split_by_item(ratings: DataFrame, share: float, seed: int) -> tuple[DataFrame, DataFrame]:
+    """Return (training, held-out) ratings, all of an item on one side, for about ``share`` of the items."""
+    bucket = F.pmod(F.xxhash64("item_index", F.lit(seed), F.lit("items")), F.lit(_BUCKETS))
+    held_out = bucket < F.lit(round(share * _BUCKETS))
+    return ratings.where(~held_out), ratings.where(held_out)
+
+
 def are_held_out(user_index: int, item_index: IntArray, share: float, seed: int) -> BoolArray:
     """Return what `is_held_out` says of one user's ratings, without Spark: bool array of shape (n,)."""
     limit = round(share * _BUCKETS)

@@ -105,6 +105,12 @@ class RecommendConfig(Section):
     max_per_category: int | None = Field(
         default=None, ge=1, le=10_000, description="items of one catalogue.category in a list; null: no limit"
     )
+    max_new_items: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="items in a list that nobody has rated, scored by their item_features; 0: none",
+    )
     mmr: MmrConfig | None = None
     popularity_damping: float = Field(
         default=0.0, ge=0, le=1e6, description="scores lose so much times log(1 + ratings of the item); 0: nothing"
@@ -136,6 +142,8 @@ class RecommendConfig(Section):
             raise ValueError("seen_since needs exclude_seen: true")
         if self.mmr is not None and self.mmr.pool < self.n:
             raise ValueError(f"mmr.pool must be at least n, {self.n}")
+        if self.max_new_items > 0 and self.max_per_category is not None:
+            raise ValueError("max_new_items and max_per_category cannot be combined")
         if self.new_ratings is not None and not (self.new_ratings and all(self.new_ratings)):
             raise ValueError("new_ratings must name at least one file, folder or glob, or be null")
         return self

@@ -117,6 +117,50 @@ def write_neighbours_by_factors(
         spread.mapInArrow(worker, neighbours_schema(candidates)).write.mode("error").parquet(path)
 
 
+def write_neighbours_by_vectors(
+    rows: DataFrame, side: Side, candidates: NeighbourCandidates, vectors: Float32Array, *, n: int, path: str
+) -> None:
+    """Find each row's most similar candidates by the product of their vectors, and write them as Parquet.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Index of the rows that get neighbours.
+    side : Side
+        Theirs.
+    candidates : NeighbourCandidates
+        Without vectors.
+    vectors : float32 array of shape (n_rows, width)
+        Of rows and candidates by index, at most of length one; goes to every task.
+    n : int
+    path : str
+        Where `neighbours_schema` goes.
+
+    Notes
+    -----
+    One shuffle of the indexes, over all cores; nothing reaches the driver.
+    """
+    tasks = _TASKS_PER_CORE * default_parallelism(rows.sparkSession)
+    spread = rows.select(F.col(side.rows).alias("row")).repartition(tasks, "row")
+    with shared(rows.sparkSession, (candidates, vectors)) as everywhere:
+        worker = partial(find_by_vectors, given=everywhere, n=n)
+        spread.mapInArrow(worker, neighbours_schema(candidates)).write.mode("error").parquet(path)
+
+
+def find_by_vectors(
+    batches: Iterator[pa.RecordBatch], given: SharedValue[tuple[NeighbourCandidates, Float32Array]], n: int
+) -> Iterator[pa.RecordBatch]:
+    """Worker: indexes of rows -> their neighbours."""
+    candidates, vectors = given.value
+    others = vectors[candidates.comparable.index_of_candidate]
+    rows_at_once = max(1, _ENTRIES_AT_ONCE // n)
+    for whole in batches:
+        for first in range(0, whole.num_rows, rows_at_once):
+            index = whole["row"].to_numpy()[first : first + rows_at_once]
+            own = candidates.comparable.candidate_of_index[index]
+            yield _neighbour_batch(index, neighbours_by_vectors(vectors[index], own, others, n), candidates.labels)
+
+
 def find_by_factors(
     batches: Iterator[pa.RecordBatch], candidates: SharedValue[NeighbourCandidates], shrink: float, n: int
 ) -> Iterator[pa.RecordBatch]:

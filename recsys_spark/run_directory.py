@@ -23,7 +23,7 @@ from recsys_spark.redaction import redacted
 from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import Table
 
-STAGES = ("ingest", "index", "train", "recommend", "evaluate", "publish")
+STAGES = ("ingest", "index", "features", "train", "recommend", "evaluate", "publish")
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,4 +114,10 @@ def _select(frame: DataFrame, path: str, where: str, columns: dict[str, str]) ->
                 allowed=", ".join(map(repr, frame.columns)),
                 remedy="set it to one of the file's own columns",
             )
-    return frame.select(*[F.col(f"`{column}`").cast("string").alias(role) for role, column in columns.items()])
+    return frame.select(*[_text(frame, column).alias(role) for role, column in columns.items()])
+
+
+def _text(frame: DataFrame, column: str) -> Column:
+    """Return a column as text; lists as JSON, as they stand in JSON lines too."""
+    cell = F.col(f"`{column}`")
+    return F.to_json(cell) if isinstance(frame.schema[column].dataType, ArrayType) else cell.cast("string")

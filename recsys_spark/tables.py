@@ -170,18 +170,32 @@ INDEXED_RATINGS = Table(
     ),
     ("user_index", "item_index"),
 )
+NEW_ITEMS = Table("new_items", ITEM_INDEX.schema, ITEM_INDEX.key)
+ITEM_FEATURES = Table(
+    "item_features",
+    StructType(
+        [
+            _ITEM_ID,
+            _ITEM_INDEX,
+            _column("columns", ArrayType(IntegerType()), "encoded columns that are not 0, ascending; see the encoder"),
+            _column("values", ArrayType(FloatType()), "their values"),
+        ]
+    ),
+    ("item_id",),
+)
 
 
 def _factor_columns() -> list[StructField]:
     return [
         _column("factors", ArrayType(FloatType()), "one value per factor"),
         _column("bias", FloatType(), "added to the score; 0 where the model has no biases"),
-        _column("n_ratings", IntegerType(), "ratings that the row was solved from, at least 1"),
+        _column("n_ratings", IntegerType(), "ratings that the row was solved from; 0 where only features are known"),
     ]
 
 
 USER_FACTORS = Table("user_factors", StructType([_USER_ID, _USER_INDEX, *_factor_columns()]), ("user_id",))
 ITEM_FACTORS = Table("item_factors", StructType([_ITEM_ID, _ITEM_INDEX, *_factor_columns()]), ("item_id",))
+CONTENT_FACTORS = Table("content_factors", ITEM_FACTORS.schema, ITEM_FACTORS.key)
 FOLDED_FACTORS = Table("folded_factors", USER_FACTORS.schema, USER_FACTORS.key)
 NEIGHBOURHOODS = Table(
     "neighbourhoods",
@@ -194,13 +208,36 @@ NEIGHBOURHOODS = Table(
     ),
     ("row_index",),
 )
+USER_WEIGHTS = Table(
+    "user_weights",
+    StructType(
+        [
+            _USER_ID,
+            _column("intercept", FloatType(), "the score (logistic: its log-odds) of an item whose features are all 0"),
+            _column("weights", ArrayType(FloatType()), "of each feature, by column: see feature_weights"),
+        ]
+    ),
+    ("user_id",),
+)
+FEATURE_WEIGHTS = Table(
+    "feature_weights",
+    StructType(
+        [
+            _column("column", IntegerType(), "place in the weights, from 0"),
+            _column("feature", StringType(), "name of the feature, with its value"),
+            _column("weight", DoubleType(), "of the population, from which users deviate"),
+        ]
+    ),
+    ("column",),
+)
 # A reader of one user reads one row group: some thousands of lists, a few milliseconds.
 _POINT_READ_BYTES = 1 << 20
+_SOURCES = "what made the entry: cf, fold_in, content, segment_popular or popular"
 _ENTRY = [
     _column("item_id", StringType(), "the caller's id, unchanged"),
     _column("score", FloatType(), "what the list is sorted by"),
     _column("position", IntegerType(), "place in the list, from 1"),
-    _column("source", StringType(), "what made the entry: cf, fold_in, segment_popular or popular"),
+    _column("source", StringType(), _SOURCES),
 ]
 _ORIGIN = [
     _column("generated_at", TimestampType(), "when the recommend stage began, UTC"),
@@ -215,7 +252,7 @@ RECOMMENDATIONS = Table(
             _column(
                 "recommendations",
                 ArrayType(StructType([StructField(field.name, field.dataType, True) for field in _ENTRY]), True),
-                "best first, ties by item_id; source says what made the entry: cf, fold_in, segment_popular or popular",
+                f"best first, ties by item_id; source says {_SOURCES}",
             ),
             _column(
                 "short_reason",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "recsys_spark"
-STAGES = ("ingest", "index", "train", "recommend", "evaluate", "publish", "report")
+STAGES = ("ingest", "index", "features", "train", "recommend", "evaluate", "publish", "report")
 KERNELS_MAY_IMPORT = {"numpy", "recsys_spark.errors", "recsys_spark.kernels"}
 ASSEMBLY = {"cli.py", "runs_cli.py", "chaos_cli.py", "pipeline.py"}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "core", "misc"}
@@ -104,7 +104,9 @@ def test_tests_mirror_the_package() -> None:
 WORKER_MODULES = (
     "recsys_spark.rating_blocks",
     "recsys_spark.row_neighbours",
+    "recsys_spark.features.item_features",
     "recsys_spark.train.block_work",
+    "recsys_spark.train.feature_regression",
     "recsys_spark.train.half_iteration",
     "recsys_spark.train.hot_pieces",
     "recsys_spark.train.neighbourhoods",
@@ -115,6 +117,7 @@ WORKER_MODULES = (
     "recsys_spark.recommend.fold_in",
     "recsys_spark.recommend.hidden_items",
     "recsys_spark.recommend.lists",
+    "recsys_spark.evaluate.activity",
     "recsys_spark.evaluate.label_errors",
     "recsys_spark.evaluate.rating_errors",
     "recsys_spark.evaluate.ranking",

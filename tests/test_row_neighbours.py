@@ -20,6 +20,7 @@ from recsys_spark.row_neighbours import (
     choose_n_parts,
     find_by_common,
     find_by_factors,
+    find_by_vectors,
     write_neighbours_by_common,
 )
 from recsys_spark.shared_value import SharedValue
@@ -173,3 +174,27 @@ def test_parts_that_take_too_many_copies_of_the_ratings_are_refused() -> None:
     # Everyone's 10,000 ratings go to every part, until there are as many parts as ratings.
     with pytest.raises(ConfigError, match="too many ratings to compare"):
         choose_n_parts({10_000: 100}, cores=2, ratings_per_part=100_000)
+
+
+def test_the_worker_compares_rows_by_vectors_that_all_tasks_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    vectors = rng.normal(size=(N_ITEMS, 4)).astype(np.float32)
+    vectors[3] = 0
+    chosen = [0, 2, 3, 5, 6, 9, 12]
+    sizes = RowSizes(np.zeros(N_ITEMS, np.int64), np.zeros(N_ITEMS))
+    candidates = NeighbourCandidates.from_rows(
+        pa.array([label(row) for row in chosen]), np.array(chosen, np.int32), sizes
+    )
+    monkeypatch.setattr(row_neighbours, "_ENTRIES_AT_ONCE", 6)
+    batch = pa.RecordBatch.from_pydict({"row": pa.array([12, 0, 1, 3, 7], pa.int32())})
+    made = find_by_vectors(
+        iter([batch.slice(0, 4), batch.slice(4), batch.slice(0, 0)]), SharedValue((candidates, vectors)), 3
+    )
+    found = {row["row"]: row["neighbours"] for part in made for row in part.to_pylist()}
+    assert list(found) == [12, 0, 1, 3, 7]
+    for row, entries in found.items():
+        products = {label(other): float(vectors[row] @ vectors[other]) for other in chosen if other != row}
+        best = sorted((name for name in products if products[name] > 0), key=lambda name: (-products[name], name))[:3]
+        assert [entry["id"] for entry in entries] == best
+        assert [entry["similarity"] for entry in entries] == pytest.approx([products[name] for name in best])
+        assert all(entry["n_common"] is None for entry in entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,11 +11,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.config import TrainConfig
+from recsys_spark.evaluate.activity import measure_by_activity
 from recsys_spark.evaluate.label_errors import LabelPredictors, item_label_means, measure_label_errors
+from recsys_spark.evaluate.new_items import measure_new_items
 from recsys_spark.evaluate.ranking import measure_ranking, relevant_items
 from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
+from recsys_spark.features import read_item_features
 from recsys_spark.rating_blocks import ITEMS
-from recsys_spark.rating_split import split_ratings
+from recsys_spark.rating_split import split_by_item, split_ratings
 from recsys_spark.recommend import Candidates, read_categories, users_with_history, with_variety, write_lists
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
@@ -47,6 +51,10 @@ def run(context: StageContext) -> dict[str, Any]:
             return _nothing_to_measure(context, n_training, n_held_out)
         model = _fit(context, training, context.config.train, "evaluate")
         rows = _error_rows(context, training, held_out, model) + _ranking_rows(context, training, held_out, model)
+        if context.config.train.model == "feature_regression":
+            rows += _activity_rows(context, training, held_out, model)
+        if config.holdout_items_share > 0:
+            rows += _new_item_rows(context)
     finally:
         training.unpersist()
         held_out.unpersist()
@@ -83,6 +91,7 @@ def _fit(context: StageContext, training: DataFrame, config: TrainConfig, title:
         progress=context.progress,
         title=title,
         continuation=Continuation(storage=context.storage, folder=folder),
+        features=read_item_features(context) if config.uses_features else None,
     )
 
 
@@ -132,6 +141,7 @@ def _rating_error_rows(
             "rank": 0,
             "biases": True,
             "nonnegative": False,
+            "side_information": None,
             "solver": "auto",
             "updates": "alternating",
         }
@@ -151,6 +161,37 @@ def _rating_error_rows(
         for predictor in (name, BIAS_ONLY, ITEM_MEAN)
         for metric, value in (("rmse", errors[predictor].rmse), ("mae", errors[predictor].mae))
     ]
+
+
+def _activity_rows(
+    context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
+) -> list[tuple[str, str, float, int]]:
+    """Measure errors by the users' number of training ratings."""
+    config = context.config
+    relevant = config.evaluate.relevant_rating
+    if model.loss == "logistic":
+        threshold = 1.0 if config.train.positive_threshold is None else config.train.positive_threshold
+    else:
+        threshold = model.mean_rating if relevant is None else relevant
+    limits = None if config.ingest.duplicates == "sum" else config.ingest.rating_range
+    found = measure_by_activity(held_out, training, model, threshold=threshold, limits=limits)
+    measured = [
+        (MODEL, f"{metric}, users of {one.bucket}", float(getattr(one, metric)), one.n)
+        for one in found
+        for metric in ("rmse", "mae", "log_loss", "auc")
+    ]
+    return [row for row in measured if not math.isnan(row[2])]
+
+
+def _new_item_rows(context: StageContext) -> list[tuple[str, str, float, int]]:
+    """Measure lists of items whose ratings a fit has not seen, one and all."""
+    config = context.config.evaluate
+    training, held_out = split_by_item(training_ratings(context), config.holdout_items_share, config.seed)
+    if training.isEmpty() or held_out.isEmpty():
+        context.progress.say("evaluate: lists of new items are not measured: no item is held out, or every one is")
+        return []
+    model = _fit(context, training, context.config.train, "evaluate new items")
+    return measure_new_items(context, model, held_out)
 
 
 def _ranking_rows(

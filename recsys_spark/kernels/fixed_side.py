@@ -220,11 +220,20 @@ def penalties_in_basis(
     return row_penalties(degrees, width, pairs.regularization_in_basis(regularization), pairs.degree)
 
 
-def ridge_of(penalties: Float64Array, pairs: AllPairs | None) -> Ridge:
-    """Return what stands beside the observations of rows with penalties of shape (n_rows, width)."""
+def ridge_of(penalties: Float64Array, pairs: AllPairs | None, expected: Float32Array | None = None) -> Ridge:
+    """Return what stands beside the observations of rows.
+
+    Parameters
+    ----------
+    penalties : float64 array of shape (n_rows, width)
+    pairs : AllPairs or None
+    expected : float32 array of shape (n_rows, width), optional
+        What the penalties draw rows towards, in the basis of ``pairs``; default: zero.
+    """
+    pull = None if expected is None else penalties * expected
     if pairs is None:
-        return Ridge(penalties)
-    return Ridge(penalties + pairs.curvature, pairs.pull, pairs.matrix)
+        return Ridge(penalties, pull)
+    return Ridge(penalties + pairs.curvature, pairs.pull if pull is None else pairs.pull + pull, pairs.matrix)
 
 
 def all_pairs_term(vectors: Float32Array, pairs: AllPairs | None) -> Float64Array:

@@ -93,8 +93,8 @@ class Ridge:
     ----------
     diagonal : float64 array of shape (n_rows, width)
         Penalties, and the curvature of all pairs where it is diagonal.
-    pull : float64 array of shape (width,) or None
-        Linear part of all pairs; None: zero, and so is their curvature.
+    pull : float64 array of shape (width,) or (n_rows, width), or None
+        Linear part of all pairs, and of penalties that are not least at zero; None: zero.
     matrix : float64 array of shape (width, width) or None
         Curvature of all pairs where it is not diagonal.
     """
@@ -105,7 +105,8 @@ class Ridge:
 
     def of(self, rows: Int64Array) -> "Ridge":
         """Return the ridge of some of the rows."""
-        return Ridge(self.diagonal[rows], self.pull, self.matrix)
+        pull = self.pull[rows] if self.pull is not None and self.pull.ndim == 2 else self.pull
+        return Ridge(self.diagonal[rows], pull, self.matrix)
 
     def half_gradient(self, vectors: Float64Array) -> Float64Array:
         """Return half the gradient at row vectors of shape (n_rows, width)."""
@@ -115,7 +116,9 @@ class Ridge:
         return gradient if self.pull is None else gradient - self.pull
 
 
-def penalty(vectors: Float32Array, penalties: Float64Array) -> Float64Array:
+def penalty(
+    vectors: Float32Array, penalties: Float64Array, expected: Float32Array | Float64Array | None = None
+) -> Float64Array:
     """Compute each row's regularisation term, in float64.
 
     Parameters
@@ -124,13 +127,17 @@ def penalty(vectors: Float32Array, penalties: Float64Array) -> Float64Array:
         Solved rows.
     penalties : float64 array of shape (n_rows, width)
         From `row_penalties`.
+    expected : float array of shape (n_rows, width), optional
+        What rows are drawn towards; default: zero.
 
     Returns
     -------
     float64 array of shape (n_rows,)
-        ``sum_f penalties_f v_f**2``.
+        ``sum_f penalties_f (v_f - expected_f)**2``.
     """
     wide = vectors.astype(np.float64)
+    if expected is not None:
+        wide -= expected
     wide *= wide
     wide *= penalties
     return np.asarray(wide.sum(axis=1))

@@ -108,6 +108,32 @@ def ndcg_at_n(columns: Int32Array, relevant_indptr: Int64Array, relevant_columns
     return _where_defined((hits * discounts).sum(axis=1) / ideal[n_ideal], relevant_indptr)
 
 
+def expected_of_random_lists(n_relevant: IntArray, n_candidates: int, n: int) -> tuple[float, float, float]:
+    """Return what lists of candidates in random order reach in the mean: NDCG, recall and precision at n.
+
+    Parameters
+    ----------
+    n_relevant : integer array of shape (m,)
+        Relevant columns of each user, at least one, all of them candidates.
+    n_candidates : int
+        At least the largest of these.
+    n : int >= 1
+
+    Returns
+    -------
+    ndcg, recall, precision : float
+        Expected values of the means over users; NaN without users.
+    """
+    if not len(n_relevant):
+        return float("nan"), float("nan"), float("nan")
+    length = min(n, n_candidates)
+    discounts = 1.0 / np.log2(np.arange(2, n + 2))
+    ideal = np.cumsum(discounts)[np.minimum(n_relevant, n) - 1]
+    share = n_relevant / n_candidates
+    ndcg = np.mean(share * discounts[:length].sum() / ideal)
+    return float(ndcg), length / n_candidates, float(np.mean(share) * length / n)
+
+
 def _where_defined(metric: Float64Array, relevant_indptr: Int64Array) -> Float64Array:
     return np.where(np.diff(relevant_indptr) > 0, metric, np.nan)
 

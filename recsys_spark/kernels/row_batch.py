@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int64Array
+from recsys_spark.kernels.arrays import Float32Array, Float64Array, FloatArray, Int64Array
 from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.kernels.fixed_side import FixedSide
 from recsys_spark.kernels.losses import SQUARED, Loss, logistic_terms, observed_loss, quadratic_terms
@@ -42,6 +42,11 @@ def predict(design: Float32Array, vectors: Float32Array) -> Float32Array:
     return np.asarray(np.matmul(design, vectors[:, :, None])[:, :, 0])
 
 
+def predict_in_double(design: Float32Array, vectors: Float32Array) -> Float64Array:
+    """Compute what `predict` does, in double precision."""
+    return np.asarray(np.matmul(design.astype(np.float64), vectors.astype(np.float64)[:, :, None])[:, :, 0])
+
+
 @dataclass(frozen=True, slots=True)
 class RowBatch:
     """Stacked observations of some rows; padding is zero in every array.
@@ -66,10 +71,18 @@ class RowBatch:
         """Score each observation with row vectors of shape (n_rows, width): shape (n_rows, length)."""
         return self.offsets + predict(self.design, vectors)
 
-    def observed_loss(self, predictions: Float32Array) -> Float64Array:
+    def observed_loss(self, predictions: FloatArray) -> Float64Array:
         """Sum what each row's observations add to the objective, given Z v: float64 array of shape (n_rows,)."""
         scores = self.offsets + predictions
         return np.asarray(observed_loss(self.loss, self.values, self.weights, scores).sum(axis=1))
+
+    def loss_at(self, vectors: Float32Array) -> Float64Array:
+        """Sum what each row's observations add to the objective at row vectors: float64 array of shape (n_rows,).
+
+        A Newton step is judged by it: in single precision the last ones, which still move the vector in its fifth
+        digit, could not be told from rounding.
+        """
+        return self.observed_loss((predict if self.loss.is_quadratic else predict_in_double)(self.design, vectors))
 
     def quadratic(self) -> WeightedRows:
         """Return the rows' quadratics, of a quadratic loss."""

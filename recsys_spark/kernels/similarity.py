@@ -178,3 +178,23 @@ def similarity_vectors(factors: Float32Array, n_ratings: IntArray, shrink: float
         raise NumericalError("factors must be finite, got some that are not; look for diverged training")
     scale = np.divide(evidence(n_ratings, shrink), lengths, out=np.zeros(len(wide)), where=lengths > 0)
     return np.asarray(wide * scale[:, None], np.float32)
+
+
+def blended_vectors(collaborative: Float32Array, content: Float32Array, weight: float) -> Float32Array:
+    """Return vectors whose product is ``(1 - weight)`` times that of one kind of vectors, and ``weight`` of another.
+
+    Parameters
+    ----------
+    collaborative, content : float32 arrays of shape (n, rank), (n, width)
+        Each from `similarity_vectors`; a row of zeros is similar to nothing.
+    weight : float
+        From 0 to 1.
+
+    Returns
+    -------
+    float32 array of shape (n, rank + width)
+        Without the vectors that do not count.
+    """
+    parts = [(collaborative, 1.0 - weight), (content, weight)]
+    counted = [vectors * np.float32(np.sqrt(share)) for vectors, share in parts if share > 0]
+    return np.concatenate(counted, axis=1)

@@ -93,6 +93,7 @@ def solve_rows(
     problem: RowProblem,
     start: Float32Array | None = None,
     left_out: BoolArray | None = None,
+    expected: Float32Array | None = None,
 ) -> RowSolution:
     """Minimise the objective over each row of a block.
 
@@ -111,6 +112,8 @@ def solve_rows(
         No method returns a row with a higher objective than its start.
     left_out : bool array of shape (n_rows,), optional
         Rows that are not solved here, see ``hot_rows``.
+    expected : float32 array of shape (n_rows, width), optional
+        What the penalty draws rows towards; zeros if not given. Not changed.
 
     Returns
     -------
@@ -120,8 +123,8 @@ def solve_rows(
     Raises
     ------
     ShapeError
-        If a column index lies outside the fixed side, ``start`` has the wrong shape, or the fixed side lacks
-        the loss's term of all pairs.
+        If a column index lies outside the fixed side, ``start`` or ``expected`` has the wrong shape, or the fixed
+        side lacks the loss's term of all pairs.
     NumericalError
         If a solved row is not finite; names its global index.
 
@@ -134,11 +137,11 @@ def solve_rows(
     ----------
     Zhou et al. (2008), eq. 8, with biases as one more factor that is fixed at one on the other side.
     """
-    _check_arguments(block, fixed, problem, start)
+    _check_arguments(block, fixed, problem, start, expected)
     solution = RowSolution(
         np.zeros((block.n_rows, fixed.width), dtype=np.float32), *(np.zeros(block.n_rows) for _ in range(3))
     )
-    task = _Task(block, fixed, problem, start)
+    task = _Task(block, fixed, problem, start, expected)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for plan in _plan(block, fixed, problem, left_out, has_start=start is not None):
             solved = task.solve(plan)
@@ -153,28 +156,38 @@ def solve_rows(
 class _Task:
     """What the batches of one call share."""
 
-    def __init__(self, block: CsrBlock, fixed: FixedSide, problem: RowProblem, start: Float32Array | None) -> None:
+    def __init__(
+        self,
+        block: CsrBlock,
+        fixed: FixedSide,
+        problem: RowProblem,
+        start: Float32Array | None,
+        expected: Float32Array | None,
+    ) -> None:
         self._problem = problem
         self._gatherer = BatchGatherer(block, fixed, problem.loss)
         self._all_pairs = fixed.all_pairs
         # Whole, not batch by batch: a rotation takes its rows in stacks of one size, however few they are.
-        if start is not None and fixed.all_pairs is not None:
-            start = rotate(start, fixed.all_pairs.to_basis)
-        self._start = start
+        if fixed.all_pairs is not None:
+            start, expected = (
+                None if vectors is None else rotate(vectors, fixed.all_pairs.to_basis) for vectors in (start, expected)
+            )
+        self._start, self._expected = start, expected
         self._width = fixed.width
         self._penalties = penalties_in_basis(block.degrees, fixed.width, problem.regularization, fixed.all_pairs)
-        self._ridge = ridge_of(self._penalties, fixed.all_pairs)
+        self._ridge = ridge_of(self._penalties, fixed.all_pairs, expected)
 
     def solve(self, plan: LengthBatch) -> RowSolution:
         """Solve one batch and return its rows in the basis of the fixed side."""
         rows = _Rows(self._gatherer, plan)
         start = self._starts(plan.rows)
         ridge = self._ridge.of(plan.rows)
+        expected = None if self._expected is None else self._expected[plan.rows]
 
         def score(vectors: Float64Array | Float32Array, predictions: Float32Array | None = None) -> RowSolution:
             narrow = vectors.astype(np.float32, copy=False)
             observed = rows.observed_loss(narrow, predictions)
-            penalties = penalty(narrow, self._penalties[plan.rows])
+            penalties = penalty(narrow, self._penalties[plan.rows], expected)
             return RowSolution(narrow, observed, all_pairs_term(narrow, self._all_pairs), penalties)
 
         if plan.method in (Method.DUAL, Method.DIRECT) and self._problem.loss.is_quadratic:
@@ -295,7 +308,7 @@ class _Rows:
         """Sum the losses of each row's observations, from Z v where it is at hand."""
         if self._whole is not None and predictions is not None:
             return self._whole.observed_loss(predictions)
-        return np.asarray(sum(part.observed_loss(predict(part.design, vectors)) for part in self._slices()))
+        return np.asarray(sum(part.loss_at(vectors) for part in self._slices()))
 
     def half_gradient(self, ridge: Ridge) -> HalfGradient:
         """Return what computes half the gradient of each row's objective."""
@@ -344,7 +357,13 @@ def _choose(where: BoolArray, one: RowSolution, other: RowSolution) -> RowSoluti
     )
 
 
-def _check_arguments(block: CsrBlock, fixed: FixedSide, problem: RowProblem, start: Float32Array | None) -> None:
+def _check_arguments(
+    block: CsrBlock,
+    fixed: FixedSide,
+    problem: RowProblem,
+    start: Float32Array | None,
+    expected: Float32Array | None,
+) -> None:
     if block.nnz:
         lowest, highest = int(block.column_index.min()), int(block.column_index.max())
         if lowest < 0 or highest >= fixed.n_fixed:
@@ -352,8 +371,9 @@ def _check_arguments(block: CsrBlock, fixed: FixedSide, problem: RowProblem, sta
                 f"column indexes must lie in [0, {fixed.n_fixed}), the fixed side, got {lowest} to {highest}"
                 "; drop observations of unknown columns first"
             )
-    if start is not None and start.shape != (block.n_rows, fixed.width):
-        raise ShapeError(f"start must have shape {(block.n_rows, fixed.width)}, got {start.shape}")
+    for name, vectors in (("start", start), ("expected", expected)):
+        if vectors is not None and vectors.shape != (block.n_rows, fixed.width):
+            raise ShapeError(f"{name} must have shape {(block.n_rows, fixed.width)}, got {vectors.shape}")
     if (problem.loss.all_pairs_weight > 0) != (fixed.all_pairs is not None):
         raise ShapeError(f"the {problem.loss.name} loss and the fixed side disagree on a term of all pairs")
     if problem.nonnegative and fixed.all_pairs is not None and fixed.all_pairs.matrix is None:

@@ -67,7 +67,9 @@ def check_recommendations(
     return found
 
 
-def check_categories(lists: DataFrame, categories: DataFrame, limit: int) -> Check:
+def check_categories(
+    lists: DataFrame, categories: DataFrame, limit: int, limited: str = "items of a category"
+) -> Check:
     """Look for lists with more than ``limit`` items of one category.
 
     Parameters
@@ -77,6 +79,8 @@ def check_categories(lists: DataFrame, categories: DataFrame, limit: int) -> Che
     categories : DataFrame
         ``item_id, category`` of the items that have one.
     limit : int
+    limited : str
+        What the limit is on, in words.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def check_categories(lists: DataFrame, categories: DataFrame, limit: int) -> Che
     """
     entries = lists.select("user_id", F.explode("recommendations.item_id").alias("item_id"))
     counts = entries.join(categories, "item_id").groupBy("user_id", "category").count()
-    return _check(f"lists with more than {limit} items of a category", counts.where(F.col("count") > limit))
+    return _check(f"lists with more than {limit} {limited}", counts.where(F.col("count") > limit))
 
 
 def check_neighbours(lists: DataFrame, index: DataFrame, eligibility: DataFrame, n: int) -> list[Check]:

@@ -142,7 +142,8 @@ def _no_oracle(context: StageContext) -> str:
         return "gate.oracle_share is 0"
     if context.config.train.model != "factors":
         return f"scores of {context.config.train.model} are no products of factors"
-    if lists.mmr is not None or lists.max_per_category is not None or lists.popularity_damping > 0:
+    varied = lists.mmr is not None or lists.max_per_category is not None or lists.popularity_damping > 0
+    if varied or lists.max_new_items > 0:
         return "lists are not by score alone"
     return ""
 

@@ -26,12 +26,14 @@ from recsys_spark.recommend import (
     item_categories,
     listed_users,
     rated_pairs,
+    rows_with_neighbours,
     seen_ratings,
     similar_config,
 )
 from recsys_spark.run_directory import StageContext
 from recsys_spark.tables import (
     CATALOGUE,
+    CONTENT_FACTORS,
     ITEM_ELIGIBILITY,
     ITEM_INDEX,
     RECOMMENDATIONS,
@@ -91,6 +93,10 @@ def _check_tables(context: StageContext) -> dict[str, Any]:
     if limit is not None:
         categories = item_categories(context.read(CATALOGUE))
         checks.append(check_categories(context.read(RECOMMENDATIONS), categories, limit))
+    if context.config.recommend.max_new_items > 0:
+        new = context.read(CONTENT_FACTORS).select("item_id", F.lit("new").alias("category"))
+        limit = context.config.recommend.max_new_items
+        checks.append(check_categories(context.read(RECOMMENDATIONS), new, limit, "new items"))
     require_all(checks, context.run.table_path(RECOMMENDATIONS))
     oracle, of_oracle = ask_oracle(context, hidden)
     require_all(of_oracle, context.run.table_path(RECOMMENDATIONS))
@@ -121,8 +127,7 @@ def _check_neighbours(context: StageContext, table: Table) -> list[Check]:
     eligibility = (
         context.read(ITEM_ELIGIBILITY) if is_of_items else users.withColumn("removed_by", F.lit(None).cast("string"))
     )
-    index = context.read(ITEM_INDEX) if is_of_items else users
-    checks = check_neighbours(context.read(table), index, eligibility, config.n)
+    checks = check_neighbours(context.read(table), rows_with_neighbours(context, table), eligibility, config.n)
     require_all(checks, context.run.table_path(table))
     return checks
 

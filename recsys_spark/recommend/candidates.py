@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.kernels.arrays import BoolArray, Float32Array, Int32Array
 from recsys_spark.kernels.neighbour_average import NeighbourAverages
 from recsys_spark.recommend.popularity import SegmentPopularity
 from recsys_spark.recommend.variety import BY_SCORE, Variety
@@ -38,6 +38,8 @@ class Candidates:
         What beside the scores decides the lists.
     neighbours : NeighbourAverages or None
         Of a neighbourhood model: what is added to the scores, by column.
+    is_new : bool array of shape (n_items,), or None
+        Which items nobody has rated: their vectors are from features. None: no such items are among them.
     """
 
     labels: pa.Array
@@ -50,6 +52,7 @@ class Candidates:
     variety: Variety = BY_SCORE
     segments: SegmentPopularity | None = None
     neighbours: NeighbourAverages | None = None
+    is_new: BoolArray | None = None
 
     @classmethod
     def from_items(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.features import listed_items
 from recsys_spark.recommend.new_ratings import listed_users
 from recsys_spark.table_files import read_ids
-from recsys_spark.tables import CATALOGUE, ITEM_INDEX
+from recsys_spark.tables import CATALOGUE
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
@@ -24,7 +25,7 @@ _YES, _NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
 def read_eligibility(context: StageContext) -> tuple[DataFrame, dict[str, int]]:
-    """Say of every item of the index whether it may be recommended.
+    """Say of every item of the index, and of those that only the feature table names, whether it may be recommended.
 
     Returns
     -------
@@ -35,7 +36,7 @@ def read_eligibility(context: StageContext) -> tuple[DataFrame, dict[str, int]]:
     unknown : dict
         By table, how many of its distinct items are not in the index; a warning tells them.
     """
-    config, items = context.config.recommend, context.read(ITEM_INDEX).select("item_id")
+    config, items = context.config.recommend, listed_items(context).select("item_id")
     reasons: list[tuple[str, Column]] = []
     unknown: dict[str, int] = {}
     joined = items
@@ -111,7 +112,7 @@ def read_user_blocks(context: StageContext) -> tuple[DataFrame | None, dict[str,
         return None, {}
     pairs = read_ids(context.spark, file, "recommend.blocks", {"user": file.user, "item": file.item})
     named = pairs.distinct().select(F.col("user").alias("user_id"), F.col("item").alias("item_id"))
-    users, items = listed_users(context).select("user_id"), context.read(ITEM_INDEX).select("item_id")
+    users, items = listed_users(context).select("user_id"), listed_items(context).select("item_id")
     unknown_users = named.select("user_id").distinct().join(users, "user_id", "left_anti")
     unknown_items = named.select("item_id").distinct().join(items, "item_id", "left_anti")
     unknown = {

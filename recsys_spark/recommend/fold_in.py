@@ -13,19 +13,11 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.factor_tables import collect_rows
+from recsys_spark.factor_tables import collect_rows, factor_batch
 from recsys_spark.kernels.fixed_side import FixedSide
 from recsys_spark.kernels.fold_in import fold_in
 from recsys_spark.kernels.solve_rows import RowProblem
-from recsys_spark.rating_blocks import (
-    ITEMS,
-    USERS,
-    assemble_blocks,
-    block_to_arrow,
-    blocks_from_arrow,
-    choose_n_blocks,
-    rating_blocks,
-)
+from recsys_spark.rating_blocks import ITEMS, USERS, blocks_from_arrow, choose_n_blocks, pass_blocks, rating_blocks
 from recsys_spark.recommend.new_ratings import listed_users, new_indexed_ratings, with_new_ratings
 from recsys_spark.session import default_parallelism
 from recsys_spark.shared_value import SharedValue, shared
@@ -137,28 +129,11 @@ def fold_in_users(observations: DataFrame, given: SharedValue[FoldInInput], n_bl
     return blocks.mapInArrow(partial(fold_in_blocks, given=given), _SCHEMA)
 
 
-def pass_blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Worker: pieces of blocks -> the blocks."""
-    for side, number, block in assemble_blocks(batches):
-        yield block_to_arrow(side, number, block)
-
-
 def fold_in_blocks(batches: Iterator[pa.RecordBatch], given: SharedValue[FoldInInput]) -> Iterator[pa.RecordBatch]:
     """Worker: blocks of users -> their vectors."""
     for _, block in blocks_from_arrow(batches):
         vectors = fold_in(block, given.value.fixed, given.value.problem).vectors
-        rank = vectors.shape[1] - given.value.biases
-        bias = vectors[:, -1] if given.value.biases else np.zeros(len(vectors), np.float32)
-        offsets = np.arange(len(vectors) + 1, dtype=np.int32) * rank
-        yield pa.RecordBatch.from_arrays(
-            [
-                pa.array(block.row_index),
-                pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(vectors[:, :rank]).ravel())),
-                pa.array(np.ascontiguousarray(bias)),
-                pa.array(block.degrees.astype(np.int32)),
-            ],
-            names=["user_index", "factors", "bias", "n_ratings"],
-        )
+        yield factor_batch(USERS, block.row_index, vectors, block.degrees, biases=given.value.biases)
 
 
 def _input(context: StageContext) -> FoldInInput:

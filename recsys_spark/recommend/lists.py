@@ -17,6 +17,7 @@ from recsys_spark.kernels.losses import sigmoid
 from recsys_spark.kernels.neighbour_average import best_by_neighbours
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.hidden_items import beside_users, with_hidden_items
+from recsys_spark.recommend.new_items import CONTENT
 from recsys_spark.recommend.popularity import SEGMENT_POPULAR
 from recsys_spark.recommend.variety import Variety, best_items
 from recsys_spark.session import default_parallelism
@@ -163,7 +164,10 @@ def _ranked(
         columns, scores = in_order(columns, sigmoid(scores))
     n_found = (columns >= 0).sum(axis=1)
     n_hidden = _distinct_counts(hidden_indptr, hidden_columns, n_found < n)
-    return _list_batch(users["user"], columns, scores, items, _sources(users, columns, source, is_own), n_hidden)
+    sources = _sources(users, columns, source, is_own)
+    if source == CF and items.is_new is not None:
+        sources = pc.if_else(pa.array(items.is_new[columns[columns >= 0]]), CONTENT, sources)
+    return _list_batch(users["user"], columns, scores, items, sources, n_hidden)
 
 
 def _sources(users: pa.RecordBatch, columns: Int32Array, source: str, is_own: BoolArray | None) -> pa.Array:
@@ -249,6 +253,6 @@ def _short_reason(k: int, n: int, n_eligible: int, n_hidden: int, variety: Varie
     if n_hidden:
         parts.append(f"the user has rated or blocked {n_hidden} of them")
     if k < n_eligible - n_hidden:
-        limit = f"no more than {variety.max_per_category} of a category may be listed"
+        limit = f"no more than {variety.max_per_category} {variety.limited} may be listed"
         parts.append(f"{limit}, which leaves out {n_eligible - n_hidden - k}")
     return f"only {k} of {n}: " + ", and ".join(parts)

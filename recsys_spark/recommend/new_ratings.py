@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.tables import INDEXED_RATINGS, ITEM_INDEX, NEW_RATINGS, NEW_USERS, RATINGS, USER_INDEX
+from recsys_spark.features import listed_items
+from recsys_spark.tables import INDEXED_RATINGS, NEW_RATINGS, NEW_USERS, RATINGS, USER_INDEX
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
@@ -35,7 +36,7 @@ def rated_pairs(context: StageContext) -> DataFrame:
 
 
 def new_indexed_ratings(context: StageContext) -> DataFrame | None:
-    """Return the new ratings of items that the index has, as ``indexed_ratings``, or None where there can be none.
+    """Return the new ratings of items that have an index, as ``indexed_ratings``, or None where there can be none.
 
     Two joins of the new ratings.
     """
@@ -46,7 +47,7 @@ def new_indexed_ratings(context: StageContext) -> DataFrame | None:
         context.read(NEW_RATINGS)
         .select("user_id", "item_id", *numbers, "timestamp")
         .join(listed_users(context), "user_id")
-        .join(context.read(ITEM_INDEX), "item_id")
+        .join(listed_items(context), "item_id")
         .select(*INDEXED_RATINGS.schema.names)
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,25 @@ from pyspark.sql import functions as F
 
 from recsys_spark.byte_sizes import human_size
 from recsys_spark.errors import ConfigError
-from recsys_spark.factor_tables import vectors_from_columns
+from recsys_spark.factor_tables import collect_rows, vectors_from_columns
+from recsys_spark.features import listed_items, n_listed_items, read_item_features
+from recsys_spark.kernels.arrays import Int32Array, Int64Array
 from recsys_spark.kernels.neighbours import Measure
-from recsys_spark.kernels.similarity import RowSizes, similarity_vectors
+from recsys_spark.kernels.similarity import RowSizes, blended_vectors, similarity_vectors
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
-from recsys_spark.row_neighbours import NeighbourCandidates, write_neighbours_by_common, write_neighbours_by_factors
+from recsys_spark.row_neighbours import (
+    NeighbourCandidates,
+    write_neighbours_by_common,
+    write_neighbours_by_factors,
+    write_neighbours_by_vectors,
+)
 from recsys_spark.session import session_limits
 from recsys_spark.storage import join
 from recsys_spark.tables import (
     INDEXED_RATINGS,
     ITEM_ELIGIBILITY,
     ITEM_FACTORS,
+    ITEM_FEATURES,
     ITEM_INDEX,
     SIMILAR_ITEMS,
     SIMILAR_USERS,
@@ -70,8 +79,9 @@ def similar_config(context: StageContext, table: Table) -> SimilarConfig | None:
 def write_similar(context: StageContext, started: datetime) -> dict[str, Any]:
     """Write the neighbours of every row of the sides for which they are configured.
 
-    Items that no filter removes may be neighbours, and all users; every row of the index gets a list. Candidates'
-    ids pass through the driver, by ``factors`` with their vectors. For shuffles see ``row_neighbours``.
+    Items that no filter removes may be neighbours, and all users; every row of the index gets a list, and by content
+    every item that has features. Candidates' ids pass through the driver, by factors or features with all vectors.
+    For shuffles see ``row_neighbours``.
 
     Returns
     -------
@@ -94,18 +104,14 @@ def write_similar(context: StageContext, started: datetime) -> dict[str, Any]:
 def _write(context: StageContext, kind: _Kind, config: SimilarConfig, started: datetime) -> dict[str, Any]:
     work = join(context.run.path, f"_{kind.table.name}")
     context.storage.remove(work)
-    by_factors = config.method == "factors"
-    n_candidates = (_by_factors if by_factors else _by_common)(context, kind, config, work)
-    model = context.record("train")
+    n_candidates = _writer(config)(context, kind, config, work)
     origin = {
         "generated_at": F.lit(started),
         "run_id": F.lit(context.run.run_id),
-        "model": F.lit(
-            (f"factors of {model['label']}" if by_factors else config.method) + f", shrink {config.shrink:g}"
-        ),
+        "model": F.lit(_label(context, config)),
     }
     found = context.spark.read.parquet(work).withColumnRenamed("row", kind.side.rows)
-    lists = context.read(kind.index).join(found, kind.side.rows, "left")
+    lists = rows_with_neighbours(context, kind.table).join(found, kind.side.rows, "left")
     named = F.coalesce("neighbours", F.array()).cast(kind.table.schema["neighbours"].dataType)
     size = F.size(named)
     reason = F.when(
@@ -116,6 +122,30 @@ def _write(context: StageContext, kind: _Kind, config: SimilarConfig, started: d
     context.write(kind.table, lists.repartitionByRange(kind.id_name).sortWithinPartitions(kind.id_name))
     context.storage.remove(work)
     return _count(context, kind, n_candidates)
+
+
+def _writer(config: SimilarConfig) -> Callable[[StageContext, _Kind, SimilarConfig, str], int]:
+    """Return what finds the neighbours, and returns the number of candidates."""
+    if config.weight_of_content > 0:
+        return _by_content if config.method == "content" else _blended
+    return _by_factors if config.method == "factors" else _by_common
+
+
+def _label(context: StageContext, config: SimilarConfig) -> str:
+    """Say how rows were compared."""
+    if config.method == "content":
+        return "content"
+    name = f"factors of {context.record('train')['label']}" if config.method == "factors" else config.method
+    content = f", content at {config.content_weight:g}" if config.content_weight > 0 else ""
+    return f"{name}, shrink {config.shrink:g}{content}"
+
+
+def rows_with_neighbours(context: StageContext, table: Table) -> DataFrame:
+    """Return id and index of the rows that a table of neighbours has: by content, those that nobody has rated too."""
+    config = similar_config(context, table)
+    (kind,) = (kind for kind in _KINDS if kind.table == table)
+    by_content = config is not None and config.weight_of_content > 0
+    return listed_items(context) if by_content else context.read(kind.index)
 
 
 def _count(context: StageContext, kind: _Kind, n_candidates: int) -> dict[str, Any]:
@@ -154,6 +184,67 @@ def _by_factors(context: StageContext, kind: _Kind, config: SimilarConfig, path:
     found = NeighbourCandidates.from_rows(labels, _column(table, kind.side.rows).to_numpy(), sizes, vectors)
     write_neighbours_by_factors(rows, kind.side, found, shrink=config.shrink, n=config.n, path=path)
     return len(labels)
+
+
+def _by_content(context: StageContext, kind: _Kind, config: SimilarConfig, path: str) -> int:
+    """Compare items by their features alone: a sparse product, as of ratings in common."""
+    n_ratings = _n_ratings(context, kind)
+    entries = F.explode(F.arrays_zip("columns", "values")).alias("entry")
+    held = context.read(ITEM_FEATURES).select(kind.side.rows, entries)
+    values = held.select(
+        kind.side.rows, F.col("entry.columns").alias(kind.side.columns), F.col("entry.values").alias("rating")
+    )
+    # Within a row, and so in one order.
+    squares = F.aggregate("values", F.lit(0.0), lambda total, value: total + F.pow(value.cast("double"), 2))
+    sizes = context.read(ITEM_FEATURES).select(kind.side.rows, F.size("values").alias("n"), squares.alias("squares"))
+    table = sizes.toArrow()
+    counts, lengths = np.zeros(len(n_ratings), np.int64), np.zeros(len(n_ratings))
+    counts[table[kind.side.rows].to_numpy()] = table["n"].to_numpy()
+    lengths[table[kind.side.rows].to_numpy()] = np.sqrt(table["squares"].to_numpy())
+    labels, index = _content_candidates(context, kind, config, n_ratings)
+    candidates = NeighbourCandidates.from_rows(labels, index, RowSizes(counts, lengths))
+    measure = Measure("rating_cosine", 0.0, 0)
+    write_neighbours_by_common(values, kind.side, candidates, measure, n=config.n, path=path)
+    return len(labels)
+
+
+def _blended(context: StageContext, kind: _Kind, config: SimilarConfig, path: str) -> int:
+    """Compare items by their factors and by their features; those without ratings by their features alone."""
+    features = read_item_features(context)
+    assert features is not None
+    n_ratings = _n_ratings(context, kind)
+    trained = context.read(kind.factors).select(kind.side.rows, "factors", "bias")
+    _refuse_too_many(context, kind, trained.count())
+    collaborative = np.zeros((len(n_ratings), context.record("train")["rank"]), np.float32)
+    index, factors = collect_rows(trained, kind.side, biases=False)
+    collaborative[index] = similarity_vectors(factors, n_ratings[index], config.shrink)
+    content = similarity_vectors(features.dense(), np.ones(len(n_ratings), np.int64), 0.0)
+    vectors = blended_vectors(collaborative, content, config.content_weight)
+    labels, places = _content_candidates(context, kind, config, n_ratings)
+    sizes = RowSizes(n_ratings, np.zeros(len(n_ratings)))
+    candidates = NeighbourCandidates.from_rows(labels, places, sizes)
+    rows = rows_with_neighbours(context, kind.table)
+    write_neighbours_by_vectors(rows, kind.side, candidates, vectors, n=config.n, path=path)
+    return len(labels)
+
+
+def _n_ratings(context: StageContext, kind: _Kind) -> Int64Array:
+    """Return the ratings behind each item's vector, by index: int64 (n_items + n_new,)."""
+    table = context.read(kind.factors).select(kind.side.rows, "n_ratings").toArrow()
+    counts = np.zeros(n_listed_items(context), np.int64)
+    counts[table[kind.side.rows].to_numpy()] = table["n_ratings"].to_numpy()
+    return counts
+
+
+def _content_candidates(
+    context: StageContext, kind: _Kind, config: SimilarConfig, n_ratings: Int64Array
+) -> tuple[pa.Array, Int32Array]:
+    """Return labels and indexes of the items that may be neighbours by their features."""
+    table = _eligible(context, kind, rows_with_neighbours(context, kind.table)).toArrow().combine_chunks()
+    index = _column(table, kind.side.rows).to_numpy()
+    # Items that nobody has rated cannot have too few ratings: that nothing is known of them is why they are here.
+    may_be = (n_ratings[index] >= config.min_ratings) | (n_ratings[index] == 0)
+    return _column(table, kind.id_name).filter(pa.array(may_be)), index[may_be]
 
 
 def _by_common(context: StageContext, kind: _Kind, config: SimilarConfig, path: str) -> int:

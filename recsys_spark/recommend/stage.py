@@ -11,10 +11,12 @@ from pyspark.sql import functions as F
 
 from recsys_spark.errors import ContractError
 from recsys_spark.factor_tables import vectors_from_columns
+from recsys_spark.features import listed_items, n_listed_items
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.eligibility import read_eligibility, read_user_blocks, seen_ratings
 from recsys_spark.recommend.fold_in import vectors_of_users
 from recsys_spark.recommend.lists import users_with_history, write_lists
+from recsys_spark.recommend.new_items import CONTENT, with_new_items, write_content_factors
 from recsys_spark.recommend.new_ratings import all_indexed_ratings, listed_users
 from recsys_spark.recommend.newcomers import with_popularity, write_newcomers
 from recsys_spark.recommend.popularity import with_segments
@@ -24,10 +26,10 @@ from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.table_files import list_table_files
 from recsys_spark.tables import (
+    CONTENT_FACTORS,
     FOLDED_FACTORS,
     ITEM_ELIGIBILITY,
     ITEM_FACTORS,
-    ITEM_INDEX,
     NEW_QUARANTINE,
     NEW_RATINGS,
     NEW_USERS,
@@ -48,6 +50,7 @@ TABLES = (
     NEW_QUARANTINE,
     NEW_USERS,
     FOLDED_FACTORS,
+    CONTENT_FACTORS,
     USER_SEGMENTS,
     POPULARITY,
     *SIMILAR_TABLES,
@@ -76,7 +79,7 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     config = context.config.recommend
     started = datetime.now(UTC)
-    newcomers = write_newcomers(context)
+    newcomers = write_newcomers(context) | write_content_factors(context)
     filters = _write_filters(context)
     varied = with_variety(_candidates(context, filters["removed_items"]), read_categories(context), config)
     candidates, segments = with_popularity(context, varied)
@@ -146,7 +149,7 @@ def _hidden_pairs(context: StageContext) -> DataFrame | None:
         hidden = hidden.select(*columns)
     if context.config.recommend.blocks is not None:
         named = context.read(USER_BLOCKS)
-        blocks = named.join(listed_users(context), "user_id").join(context.read(ITEM_INDEX), "item_id")
+        blocks = named.join(listed_users(context), "user_id").join(listed_items(context), "item_id")
         hidden = blocks.select(*columns) if hidden is None else hidden.unionByName(blocks.select(*columns))
     return hidden
 
@@ -154,7 +157,11 @@ def _hidden_pairs(context: StageContext) -> DataFrame | None:
 def _candidates(context: StageContext, removed: dict[str, int]) -> Candidates:
     model = context.record("train")
     eligible = context.read(ITEM_ELIGIBILITY).where("removed_by is null").select("item_id")
-    items = context.read(ITEM_FACTORS).join(eligible, "item_id", "left_semi").toArrow().combine_chunks()
+    has_new = context.config.recommend.max_new_items > 0
+    listed = context.read(ITEM_FACTORS)
+    if has_new:
+        listed = listed.unionByName(context.read(CONTENT_FACTORS))
+    items = listed.join(eligible, "item_id", "left_semi").toArrow().combine_chunks()
     if items.num_rows == 0:
         raise ContractError(
             "no item can be recommended to anybody",
@@ -164,27 +171,33 @@ def _candidates(context: StageContext, removed: dict[str, int]) -> Candidates:
             remedy="check the deny and allow lists, the catalogue's availability and recommend.on_date",
         )
     factors, bias = (items[name].combine_chunks() for name in ("factors", "bias"))
-    return Candidates.from_items(
+    candidates = Candidates.from_items(
         items["item_id"].combine_chunks(),
         items["item_index"].to_numpy(),
         vectors_from_columns(factors, bias, biases=model["biases"]),
         items["n_ratings"].to_numpy(),
-        n_items=context.record("index")["n_items"],
+        n_items=n_listed_items(context),
         global_mean=model["global_mean"],
         biases=model["biases"],
         as_probability=model["loss"] == "logistic",
     )
+    new = context.read(CONTENT_FACTORS).select("item_index").toArrow() if has_new else None
+    return candidates if new is None else with_new_items(candidates, new["item_index"].to_numpy())
 
 
 def _count(context: StageContext, n_candidates: int) -> dict[str, Any]:
     lists = context.read(RECOMMENDATIONS)
-    source = F.coalesce(F.try_element_at("recommendations", F.lit(1)).getField("source"), F.lit("none"))
+    # New items stand among the others; what made the list is what made the others.
+    old = F.filter("recommendations", lambda entry: entry["source"] != CONTENT)
+    first = [F.try_element_at(entries, F.lit(1)).getField("source") for entries in (old, F.col("recommendations"))]
+    source = F.coalesce(*first, F.lit("none"))
     rows = (
         lists.groupBy(source.alias("source"))
         .agg(
             F.count("*").alias("n"),
             F.count("short_reason").alias("n_short"),
             F.sum(F.size("recommendations")).alias("n_entries"),
+            F.sum(F.size("recommendations") - F.size(old)).alias("n_new_entries"),
         )
         .collect()
     )
@@ -192,6 +205,7 @@ def _count(context: StageContext, n_candidates: int) -> dict[str, Any]:
         "n_users": sum(row["n"] for row in rows),
         "n_candidates": n_candidates,
         "n_entries": sum(row["n_entries"] for row in rows),
+        "n_new_entries": sum(row["n_new_entries"] for row in rows),
         "n_short_lists": sum(row["n_short"] for row in rows),
         "lists_by_source": {row["source"]: row["n"] for row in sorted(rows, key=lambda row: row["source"])},
     }

@@ -9,11 +9,12 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.features import listed_items, n_listed_items
 from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array, Int64Array
 from recsys_spark.kernels.capped_top_n import capped_top_n, places_walked
 from recsys_spark.kernels.marginal_relevance import rerank
 from recsys_spark.kernels.top_n import top_n
-from recsys_spark.tables import CATALOGUE, ITEM_INDEX
+from recsys_spark.tables import CATALOGUE
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
@@ -35,12 +36,15 @@ class Variety:
         Weight of the score in marginal relevance; None: lists are by score.
     pool : int
         Items that marginal relevance chooses from.
+    limited : str
+        What the limit is on, in words.
     """
 
     categories: Int32Array | None = None
     max_per_category: int = 0
     relevance_weight: float | None = None
     pool: int = 0
+    limited: str = "items of a category"
 
     def places(self, n: int) -> int:
         """Return how many items of each user have to be found for a list of n."""
@@ -70,22 +74,24 @@ def with_variety(candidates: Candidates, category_of_item: Int32Array | None, co
     Candidates
         The same where nothing is configured. Damping is part of the vectors, so that ranking costs what it did: each
         item's bias is less by ``popularity_damping * log(1 + its ratings)``. A model without biases gets them, 0
-        for all users.
+        for all users. New items are one category of their own, of ``max_new_items``; the others then have none.
     """
     mmr = config.mmr
-    if category_of_item is None and mmr is None and config.popularity_damping == 0:
+    if category_of_item is None and candidates.is_new is None and mmr is None and config.popularity_damping == 0:
         return candidates
-    categories = None
-    if category_of_item is not None:
-        is_candidate = candidates.column_of_index >= 0
-        categories = np.empty(len(candidates.labels), np.int32)
-        categories[candidates.column_of_index[is_candidate]] = category_of_item[is_candidate]
     variety = Variety(
-        categories,
-        config.max_per_category or 0,
-        None if mmr is None else mmr.relevance_weight,
-        0 if mmr is None else mmr.pool,
+        relevance_weight=None if mmr is None else mmr.relevance_weight, pool=0 if mmr is None else mmr.pool
     )
+    if category_of_item is not None:
+        # There may be more items with an index than there are rated ones.
+        items = np.flatnonzero(candidates.column_of_index >= 0)
+        categories = np.empty(len(candidates.labels), np.int32)
+        categories[candidates.column_of_index[items]] = category_of_item[items]
+        variety = replace(variety, categories=categories, max_per_category=config.max_per_category or 0)
+    elif candidates.is_new is not None:
+        categories = np.where(candidates.is_new, 0, -1).astype(np.int32)
+        limit = config.max_new_items
+        variety = replace(variety, categories=categories, max_per_category=limit, limited="new items")
     if config.popularity_damping == 0:
         return replace(candidates, variety=variety)
     damping = popularity_damping(candidates.popularity, config)
@@ -153,10 +159,10 @@ def read_categories(context: StageContext) -> Int32Array | None:
     """
     if context.config.recommend.max_per_category is None:
         return None
-    found = item_categories(context.read(CATALOGUE)).join(context.read(ITEM_INDEX), "item_id")
+    found = item_categories(context.read(CATALOGUE)).join(listed_items(context), "item_id")
     rows = found.select("item_index", "category").toArrow()
     numbers = rows["category"].combine_chunks().dictionary_encode().indices
-    category_of_item = np.full(context.record("index")["n_items"], -1, np.int32)
+    category_of_item = np.full(n_listed_items(context), -1, np.int32)
     category_of_item[rows["item_index"].to_numpy()] = numbers.to_numpy()
     return category_of_item
 
@@ -164,7 +170,7 @@ def read_categories(context: StageContext) -> Int32Array | None:
 def count_without_category(context: StageContext, candidates: Candidates) -> dict[str, int]:
     """Tell how many candidates no limit holds for because they have no category; nothing where there is none."""
     categories = candidates.variety.categories
-    if categories is None:
+    if categories is None or candidates.is_new is not None:
         return {}
     count, n_categories = int((categories < 0).sum()), len(np.unique(categories[categories >= 0]))
     context.progress.say(

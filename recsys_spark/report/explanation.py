@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from recsys_spark.kernels.contributions import Contributions, contributions
 from recsys_spark.kernels.csr_block import build_csr_block
+from recsys_spark.kernels.fixed_side import make_fixed_side
 from recsys_spark.kernels.full_ranking import score_in_full
 from recsys_spark.recommend import damped_vectors, popularity_damping
 from recsys_spark.report.rated_user import History, RatedUser
 from recsys_spark.report.stored_run import Items, StoredRun, as_utc
 from recsys_spark.tables import (
+    FEATURE_WEIGHTS,
     ITEM_ELIGIBILITY,
     ITEM_INDEX,
     POPULARITY,
@@ -54,6 +57,9 @@ class Explanation:
         Filters that remove it for this user.
     removed_above : dict of str to list of str
         Items of higher scores that filters removed, by the first filter that did.
+    of_features : dict of str to float
+        Of a regression on features: what each of the item's features adds, by the user's weights, largest first;
+        and what the score is without them, as ``""``. They add up to the score, or its log-odds, before damping.
     """
 
     item_id: str
@@ -65,6 +71,7 @@ class Explanation:
     listed_at: int | None
     removed_by: list[str]
     removed_above: dict[str, list[str]]
+    of_features: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,7 @@ class UserExplanation:
     removed : dict of str to int
         How many of the model's items each filter removes for this user; an item may be removed by several.
     is_varied : bool
-        Whether limits per category or marginal relevance stand between the scores and the list.
+        Whether limits or marginal relevance stand between the scores and the list.
     """
 
     user_id: str
@@ -116,12 +123,12 @@ def explain_user(stored: StoredRun, user_id: str, item_id: str | None = None) ->
     ContractError
         If the run has no list for the user, or the model does not know the item.
     """
-    if stored.config.train.model != "factors":
+    if stored.config.train.is_neighbourhood:
         raise ConfigError(
-            "only the scores of factors can be explained",
+            "only the scores of factors and of regressions on features can be explained",
             where=f"{stored.run.path}: train.model",
             got=stored.config.train.model,
-            allowed="factors",
+            allowed="factors, feature_regression",
         )
     entries = _listed(stored, user_id)
     items = stored.items()
@@ -141,9 +148,13 @@ def explain_user(stored: StoredRun, user_id: str, item_id: str | None = None) ->
         parts = None
     placed = _Placed(items, scores, is_open, removed, {entry["item_id"]: entry["position"] for entry in entries})
     explanations = [_explain(stored, user, placed, int(column), parts, k) for k, column in enumerate(columns)]
+    if stored.config.train.model == "feature_regression" and user.vector is not None:
+        weights = stored.read(FEATURE_WEIGHTS, ("column", "feature", "weight")).sort_by("column")
+        told = [_features_of(weights, user.vector, items, int(column), stored) for column in columns]
+        explanations = [replace(one, of_features=found) for one, found in zip(explanations, told, strict=True)]
     counts = {reason: int(mask.sum()) for reason, mask in removed.items() if mask.any()}
     lists = stored.config.recommend
-    is_varied = lists.max_per_category is not None or lists.mmr is not None
+    is_varied = lists.max_per_category is not None or lists.mmr is not None or lists.max_new_items > 0
     return UserExplanation(user_id, user.source, segment, user.history, explanations, counts, is_varied)
 
 
@@ -236,8 +247,10 @@ def _contributions(stored: StoredRun, items: Items, user: RatedUser, columns: In
     config, model = stored.config.train, stored.record("train")
     problem = row_problem(config)
     constant = constant_of_rows(config, model["global_mean"])
-    everything = np.ones(len(items.vectors), np.bool_)
-    fixed = prepare_fixed(items.vectors, everything, constant, problem, rotated=False)
+    # New items are scored as the others, but no pair of them was part of the training.
+    is_trained = items.n_ratings > 0
+    trained = prepare_fixed(items.vectors, is_trained, constant, problem, rotated=False)
+    fixed = replace(make_fixed_side(items.vectors, constant, model["biases"]), all_pairs=trained.all_pairs)
     row = build_csr_block(np.zeros(len(user.columns), np.int64), user.columns, user.values, user.weights)
     return contributions(row, fixed, problem, user.vector, columns)
 
@@ -306,4 +319,18 @@ def _explain(
         placed.listed.get(item_id),
         [name for name, mask in placed.removed.items() if mask[column]],
         above,
+        {},
     )
+
+
+def _features_of(
+    weights: pa.Table, vector: Float32Array, items: Items, column: int, stored: StoredRun
+) -> dict[str, float]:
+    """Return what each feature of an item adds by the user's weights: the population's and the deviations."""
+    features = items.vectors[column, :-1].astype(np.float64)
+    population = weights["weight"].to_numpy()
+    added = features * (population + vector[:-1])
+    opinion, constant = float(items.vectors[column, -1]), float(stored.record("train")["global_mean"])
+    found = {"": constant + opinion - float(features @ population) + float(vector[-1])}
+    names = weights["feature"].to_pylist()
+    return found | {names[k]: float(added[k]) for k in np.argsort(-added, kind="stable") if features[k] != 0}

@@ -69,7 +69,7 @@ class RatedUser:
         old = stored.rows(RATINGS, _RATING_COLUMNS, "user_id", [user_id])
         new = stored.rows(NEW_RATINGS, _RATING_COLUMNS, "user_id", [user_id])
         merged = merged_ratings(old, new, stored.config.ingest.duplicates)
-        is_touched = bool((items.columns([row["item_id"] for row in new]) >= 0).any())
+        is_touched = bool(items.are_trained([row["item_id"] for row in new]).any())
         source, index, vector = _vector(stored, user_id, is_touched=is_touched)
         columns = items.columns([row["item_id"] for row in merged])
         ratings = np.array([row["rating"] for row in merged], np.float32).astype(np.float64)
@@ -80,7 +80,7 @@ class RatedUser:
             stored.config.train,
             stored.record("train")["global_mean"],
         )
-        takes_part = columns >= 0
+        takes_part = items.are_trained([row["item_id"] for row in merged])
         if source == "cf" and stored.config.train.validation_share > 0:
             takes_part &= ~were_held_back(index, items.index[columns], stored.config.train.validation_share)
         history = History([row["item_id"] for row in merged], ratings, is_fitted & takes_part)

@@ -16,16 +16,16 @@ from pyspark.sql import functions as F
 
 from recsys_spark.config import PipelineConfig
 from recsys_spark.factor_tables import vectors_from_columns
-from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.kernels.arrays import BoolArray, Float32Array, Int32Array
 from recsys_spark.report.user_page import title_of
 from recsys_spark.run_directory import Run
 from recsys_spark.storage import LocalStorage, Storage, join, local_path, read_json
-from recsys_spark.tables import CATALOGUE, ITEM_FACTORS, Table
+from recsys_spark.tables import CATALOGUE, CONTENT_FACTORS, ITEM_FACTORS, Table
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The trained items, ascending by label.
+    """The items that have vectors, from training or from their features, ascending by label.
 
     Attributes
     ----------
@@ -50,6 +50,13 @@ class Items:
         """Return the places of items, -1 where the model does not know one."""
         found = pc.fill_null(pc.index_in(pa.array(item_ids, pa.string()), self.labels), -1)
         return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
+    def are_trained(self, item_ids: Sequence[str]) -> BoolArray:
+        """Return which items have vectors from ratings: bool array of shape (len(item_ids),)."""
+        columns = self.columns(item_ids)
+        found = columns >= 0
+        found[found] = self.n_ratings[columns[found]] > 0
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +98,10 @@ class StoredRun:
         return self.read(table, columns, column, values).to_pylist() if self.has(table) else []
 
     def items(self) -> Items:
-        """Read the item factors."""
-        found = self.read(ITEM_FACTORS, ("item_id", "item_index", "factors", "bias", "n_ratings")).sort_by("item_id")
+        """Read the item factors, and those of new items where they are listed."""
+        columns = ("item_id", "item_index", "factors", "bias", "n_ratings")
+        tables = [table for table in (ITEM_FACTORS, CONTENT_FACTORS) if table == ITEM_FACTORS or self.has(table)]
+        found = pa.concat_tables([self.read(table, columns) for table in tables]).sort_by("item_id")
         labels, factors, bias = (found[name].combine_chunks() for name in ("item_id", "factors", "bias"))
         index = found["item_index"].to_numpy()
         vectors = vectors_from_columns(factors, bias, biases=self.record("train")["biases"])

@@ -58,12 +58,7 @@ def _list_grid(explained: UserExplanation, titles: dict[str, str]) -> Grid:
     grid.add_column("item", ratio=1, overflow="fold")
     grid.add_column("for", ratio=2, overflow="fold")
     for one in explained.explanations:
-        strongest = np.argsort(-one.of_history, kind="stable")[:_STRONGEST]
-        because = [
-            f"{one.of_history[k]:+.3f} {_name(explained.history.item_ids[k], titles)}"
-            for k in strongest
-            if one.of_history[k] > 0
-        ]
+        because = [f"{added:+.3f} {name}" for name, added in _strongest(explained, one, titles) if added > 0]
         grid.add_row(
             str(one.listed_at or one.position),
             f"{one.score:.3f}",
@@ -73,10 +68,21 @@ def _list_grid(explained: UserExplanation, titles: dict[str, str]) -> Grid:
     return grid
 
 
+def _strongest(explained: UserExplanation, one: Explanation, titles: dict[str, str]) -> list[tuple[str, float]]:
+    """Return what speaks most for an item: its features where the model knows them, or else ratings of the history."""
+    features = [(name, added) for name, added in one.of_features.items() if name]
+    if one.of_features:
+        return features[:_STRONGEST]
+    order = np.argsort(-one.of_history, kind="stable")[:_STRONGEST]
+    return [(_name(explained.history.item_ids[k], titles), float(one.of_history[k])) for k in order]
+
+
 def _print_in_full(console: Console, explained: UserExplanation, one: Explanation, titles: dict[str, str]) -> None:
     console.print(f"item {escape(one.item_id)}: {escape(_name(one.item_id, titles))}", highlight=False)
     if one.parts:
         console.print(_parts_grid(explained, one, titles))
+        if one.of_features:
+            console.print(_features_grid(one))
     else:
         console.print(f"score {one.score:.4f}: its popularity", highlight=False)
     console.print(_place(one, is_varied=explained.is_varied), highlight=False)
@@ -92,7 +98,7 @@ def _place(one: Explanation, *, is_varied: bool) -> str:
         return f"not listed: {reasons}; by its score it would stand at position {one.position:,}"
     if one.listed_at is not None:
         return f"position {one.listed_at:,} of the list"
-    what = "after limits per category and re-ranking" if is_varied else "behind the end of the list"
+    what = "after limits and re-ranking" if is_varied else "behind the end of the list"
     return f"not listed: by its score it stands at position {one.position:,}, {what}"
 
 
@@ -115,6 +121,15 @@ def _parts_grid(explained: UserExplanation, one: Explanation, titles: dict[str, 
         grid.add_row(f"{one.score:.4f}", "score")
     else:
         grid.add_row(f"{one.log_odds:.4f}", f"log-odds, a probability of {one.score:.4f}")
+    return grid
+
+
+def _features_grid(one: Explanation) -> Grid:
+    grid = Grid(title="the same score by features", title_justify="left", show_edge=False, pad_edge=False)
+    grid.add_column("adds", justify="right")
+    grid.add_column("feature", overflow="fold")
+    for name, added in one.of_features.items():
+        grid.add_row(f"{added:+.4f}", escape(name) if name else "without any of them, for this user")
     return grid
 
 

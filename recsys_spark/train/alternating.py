@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.errors import ConfigError
+from recsys_spark.features import ItemFeatures
+from recsys_spark.kernels.arrays import Float32Array
 from recsys_spark.rating_blocks import choose_n_blocks
 from recsys_spark.rating_split import split_ratings
 from recsys_spark.session import session_limits
@@ -77,12 +80,14 @@ def fit_factors(
     progress: Progress,
     title: str = "train",
     continuation: Continuation = Continuation(),
+    features: ItemFeatures | None = None,
 ) -> Factorization:
     """Minimise loss + regularisation, with scores s_ui = mu + b_u + c_i + w_u . x_i.
 
     objective = sum_observed loss(r_ui, s_ui) + a0 sum_all (s_ui - mu)^2 + sum_u Lambda_u |v_u|^2 + sum_i Lambda_i
     |v_i|^2, Lambda = reg_param * degree^reg_exponent (``bias_reg_param`` for the biases); for the losses and the
-    weight a0 of all pairs see ``kernels.losses``.
+    weight a0 of all pairs see ``kernels.losses``. With ``side_information``, items are not drawn towards zero but to
+    what their features say of them, see ``kernels.side_information``.
 
     Parameters
     ----------
@@ -99,6 +104,8 @@ def fit_factors(
         Names this fit in the progress.
     continuation : Continuation
         Checkpoints, and a model to start from; by default neither.
+    features : ItemFeatures, optional
+        For ``side_information``, which needs them.
 
     Returns
     -------
@@ -113,7 +120,8 @@ def fit_factors(
     ContractError
         If the logistic loss is given no labels.
     ConfigError
-        If the training cannot fit into memory, or if there has to be a checkpoint to go on from and none fits.
+        If the training cannot fit into memory, if there has to be a checkpoint to go on from and none fits, or if side
+        information is asked for without features or with routed vectors.
 
     Notes
     -----
@@ -129,7 +137,8 @@ def fit_factors(
     width = config.rank + config.uses_biases
     n_blocks = config.n_blocks or choose_n_blocks(limits.cores, given.n, max(n_users, n_items), width)
     started = time.monotonic()
-    users, items = sides = block_ratings(training, n_users, n_items, n_blocks)
+    told = _side_information(config, features, n_items)
+    users, items = sides = block_ratings(training, n_users, n_items, n_blocks, splits_hot=told is None)
     exchange: Exchange | None = None
     try:
         blocking_seconds = time.monotonic() - started
@@ -140,9 +149,9 @@ def fit_factors(
         for line in plan.lines(reason):
             progress.say(f"{title}: {line}")
         constant = constant_of_rows(config, given.constant)
-        exchange = _make_exchange(spark, config, constant, plan, continuation)
+        exchange = _make_exchange(spark, config, constant, plan, continuation, told)
         validation = None if held_back is None else Validation(HeldBack(held_back, constant), config)
-        iterate = _Iterations(config, exchange, validation, continuation, progress, title)
+        iterate = _Iterations(config, exchange, validation, _with_features(continuation, told), progress, title)
         with progress.steps(title, iterate.parts * config.iterations) as steps:
             iterate.run(users, items, training, steps)
         model = _model(iterate, given, sides, config, blocking_seconds)
@@ -156,12 +165,40 @@ def fit_factors(
                 held.release()
 
 
+def _side_information(config: TrainConfig, features: ItemFeatures | None, n_items: int) -> Float32Array | None:
+    """Return the features of the rated items where training looks at them; those of the others are zero."""
+    if config.side_information is None:
+        return None
+    if features is None:
+        raise ConfigError("side information needs features", where="train.side_information")
+    return features.dense()[:n_items]
+
+
+def _with_features(continuation: Continuation, features: Float32Array | None) -> Continuation:
+    """Return a continuation whose checkpoints do not fit other features."""
+    if features is None:
+        return continuation
+    content = hashlib.sha256(features.tobytes()).hexdigest()[:16]
+    return replace(continuation, code=f"{continuation.code} {content}")
+
+
 def _make_exchange(
-    spark: SparkSession, config: TrainConfig, constant: float, plan: TrainingPlan, continuation: Continuation
+    spark: SparkSession,
+    config: TrainConfig,
+    constant: float,
+    plan: TrainingPlan,
+    continuation: Continuation,
+    features: Float32Array | None,
 ) -> Exchange:
     """Return the exchange of a plan, without vectors yet."""
     if plan.exchange == "replicate":
-        return ReplicateExchange(spark, config, constant)
+        return ReplicateExchange(spark, config, constant, features)
+    if features is not None:
+        raise ConfigError(
+            "side information needs the replicate exchange, and the training does not fit it",
+            where="train.side_information",
+            remedy="lower train.rank, give workers and driver more memory, or leave out train.side_information",
+        )
     assert continuation.storage is not None
     return RouteExchange(spark, config, constant, plan.n_blocks, continuation.storage, continuation.folder)
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.errors import ConfigError
+from recsys_spark.features import ItemFeatures
 from recsys_spark.train.alternating import Continuation, fit_factors
+from recsys_spark.train.feature_regression import fit_feature_regression
 from recsys_spark.train.model import Factorization
 from recsys_spark.train.neighbourhoods import fit_neighbourhoods
 
@@ -27,28 +29,38 @@ def fit_model(
     progress: Progress,
     title: str = "train",
     continuation: Continuation,
+    features: ItemFeatures | None = None,
 ) -> Factorization:
-    """Fit what ``config.model`` names: see `fit_factors` and `fit_neighbourhoods`, also for what they raise.
+    """Fit what ``config.model`` names.
+
+    See `fit_factors`, `fit_neighbourhoods` and `fit_feature_regression`, also for what they raise.
 
     Raises
     ------
     ConfigError
-        If neighbourhoods have no place to be written to.
+        If a model has no place to be written to, or a regression no features.
     """
     sizes = {"n_users": n_users, "n_items": n_items}
     if config.model == "factors":
-        return fit_factors(spark, ratings, config, progress=progress, title=title, continuation=continuation, **sizes)
-    if continuation.storage is None:
-        raise ConfigError(
-            f"model: {config.model} needs a place for its neighbourhoods", remedy="give storage and folder"
+        return fit_factors(
+            spark,
+            ratings,
+            config,
+            progress=progress,
+            title=title,
+            continuation=continuation,
+            features=features,
+            **sizes,
         )
-    return fit_neighbourhoods(
-        spark,
-        ratings,
-        config,
-        progress=progress,
-        title=title,
-        storage=continuation.storage,
-        folder=continuation.folder,
-        **sizes,
+    storage, folder = continuation.storage, continuation.folder
+    if storage is None:
+        raise ConfigError(f"model: {config.model} needs a place for its tables", remedy="give storage and folder")
+    if config.is_neighbourhood:
+        return fit_neighbourhoods(
+            spark, ratings, config, progress=progress, title=title, storage=storage, folder=folder, **sizes
+        )
+    if features is None:
+        raise ConfigError("model: feature_regression needs features", remedy="configure item_features")
+    return fit_feature_regression(
+        spark, ratings, config, features, progress=progress, title=title, storage=storage, folder=folder, **sizes
     )

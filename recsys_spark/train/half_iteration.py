@@ -58,12 +58,15 @@ class HalfIterationInput:
     problem : RowProblem
     hot : HotTask or None
         The hot rows, where there are some.
+    expected : float32 array of shape (n_rows, width) or None
+        What the rows are drawn towards, where it is not zero.
     """
 
     fixed: FixedSide
     start: Float32Array | None
     problem: RowProblem
     hot: HotTask | None = None
+    expected: Float32Array | None = None
 
 
 def row_problem(config: TrainConfig) -> RowProblem:
@@ -115,6 +118,7 @@ def half_iteration_input(
     problem: RowProblem,
     *,
     rotated: bool = True,
+    expected: Float32Array | None = None,
 ) -> HalfIterationInput:
     """Return what the tasks are given that solve a side against the fixed one, for both sides' vectors."""
     fixed_vectors, start = vectors.of(fixed.side), vectors.of(rows.side)
@@ -125,7 +129,7 @@ def half_iteration_input(
         exponents = fixed_exponents(fixed_vectors, fixed.is_trained, constant, biases=biases)
         bounds = Bounds(rows.hot.value, rows.hot.weight, exponents)
         hot = hot_task(rows.hot.rows, bounds, problem, side.all_pairs, start[rows.hot.rows.rows])
-    return HalfIterationInput(side, start if needs_start(problem) else None, problem, hot)
+    return HalfIterationInput(side, start if needs_start(problem) else None, problem, hot, expected)
 
 
 def fixed_exponents(vectors: Float32Array, is_trained: BoolArray, constant: float, *, biases: bool) -> Int32Array:
@@ -262,9 +266,9 @@ def losses_of_pieces(pieces: CsrBlock, given: SharedValue[HalfIterationInput], t
 
 def _solve(number: int, block: CsrBlock, given: HalfIterationInput, pieces: str) -> pa.RecordBatch:
     started = time.process_time()
-    start = None if given.start is None else given.start[block.row_index]
+    start, expected = (None if rows is None else rows[block.row_index] for rows in (given.start, given.expected))
     left_out = None if given.hot is None else given.hot.hot.are_in(block)
-    solution = solve_rows(block, given.fixed, given.problem, start, left_out)
+    solution = solve_rows(block, given.fixed, given.problem, start, left_out, expected)
     held = open_copy(pieces, number) if given.hot is not None else None
     sums = None
     if given.hot is not None and held is not None:

@@ -267,9 +267,9 @@ def fit_neighbourhoods(
 
 
 def read_neighbourhoods(context: StageContext) -> Neighbourhoods | None:
-    """Return the neighbourhoods of a run's trained model from its tables, or None where it is a factorization."""
+    """Return the neighbourhoods of a run's trained model from its tables, or None where it has none."""
     record, config = context.record("train"), context.config.train
-    if config.model == "factors":
+    if not config.is_neighbourhood:
         return None
     side, factors = (USERS, USER_FACTORS) if config.model == "user_knn" else (ITEMS, ITEM_FACTORS)
     deviations = _deviations(context.read(INDEXED_RATINGS), context.read(factors), side, record["global_mean"])

@@ -55,7 +55,9 @@ class SideBlocks:
             self.hot.release()
 
 
-def block_ratings(ratings: DataFrame, n_users: int, n_items: int, n_blocks: int) -> tuple[SideBlocks, SideBlocks]:
+def block_ratings(
+    ratings: DataFrame, n_users: int, n_items: int, n_blocks: int, *, splits_hot: bool = True
+) -> tuple[SideBlocks, SideBlocks]:
     """Cut ratings into blocks of users and of items, cache them, and leave a copy of each with its worker.
 
     Parameters
@@ -66,6 +68,8 @@ def block_ratings(ratings: DataFrame, n_users: int, n_items: int, n_blocks: int)
         Sizes of the indexes; rows without ratings have degree 0.
     n_blocks : int
         Of each side.
+    splits_hot : bool, default True
+        Whether hot rows are cut into pieces; else they are solved whole, in their blocks.
 
     Returns
     -------
@@ -77,10 +81,12 @@ def block_ratings(ratings: DataFrame, n_users: int, n_items: int, n_blocks: int)
     receives the degrees.
     """
     with small_rows(ratings.sparkSession):
-        return _cache_blocks(ratings, (n_users, n_items), n_blocks)
+        return _cache_blocks(ratings, (n_users, n_items), n_blocks, splits_hot=splits_hot)
 
 
-def _cache_blocks(ratings: DataFrame, n_rows: tuple[int, int], n_blocks: int) -> tuple[SideBlocks, SideBlocks]:
+def _cache_blocks(
+    ratings: DataFrame, n_rows: tuple[int, int], n_blocks: int, *, splits_hot: bool
+) -> tuple[SideBlocks, SideBlocks]:
     training = secrets.token_hex(8)
     keep = partial(keep_copies, training=training)
     cached = rating_blocks(ratings, SIDES, n_blocks, keep).persist(StorageLevel.MEMORY_AND_DISK)
@@ -93,7 +99,7 @@ def _cache_blocks(ratings: DataFrame, n_rows: tuple[int, int], n_blocks: int) ->
             for side, rows, starts in zip(batch["side"].to_pylist(), batch["row_index"], batch["indptr"], strict=True):
                 degrees_of_block = np.diff(np.frombuffer(starts.as_buffer(), np.int64))
                 sides[side].degrees[np.frombuffer(rows.as_buffer(), np.int32)] = degrees_of_block
-        for blocks in sides:
+        for blocks in sides if splits_hot else ():
             blocks.hot = _hot_pieces(ratings, blocks.side, blocks.degrees, n_blocks)
     except BaseException:
         for blocks in sides:

@@ -9,25 +9,37 @@ from pyspark.sql import functions as F
 
 from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ConfigError, RowError
+from recsys_spark.features import read_item_features
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.run_directory import StageContext, code_fingerprint
 from recsys_spark.storage import join
-from recsys_spark.tables import ITEM_FACTORS, ITEM_INDEX, NEIGHBOURHOODS, USER_FACTORS, USER_INDEX
+from recsys_spark.tables import (
+    FEATURE_WEIGHTS,
+    ITEM_FACTORS,
+    ITEM_INDEX,
+    NEIGHBOURHOODS,
+    USER_FACTORS,
+    USER_INDEX,
+    USER_WEIGHTS,
+)
 from recsys_spark.train.alternating import Continuation
 from recsys_spark.train.checkpoints import Checkpoints
+from recsys_spark.train.feature_regression import FeatureModel
 from recsys_spark.train.fit import fit_model
 from recsys_spark.train.model import Factorization
 from recsys_spark.train.neighbourhoods import NeighbourModel
 from recsys_spark.train.training_ratings import training_ratings
 from recsys_spark.train.warm_start import published_vectors
 
-TABLES = (USER_FACTORS, ITEM_FACTORS, NEIGHBOURHOODS)
+TABLES = (USER_FACTORS, ITEM_FACTORS, NEIGHBOURHOODS, USER_WEIGHTS, FEATURE_WEIGHTS)
 # What decides the result of an iteration: a change elsewhere need not cost the iterations done so far.
 _CODE = ("kernels", "train", "rating_blocks.py")
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Fit the model to all ratings and write both sides' factors; of a neighbourhood model, means and neighbours.
+    """Fit the model to all ratings and write both sides' factors.
+
+    Of a neighbourhood model, these are means, and there are neighbours; of a regression on features, there are weights.
 
     Shuffles: one per side's blocks, and one join per side with its index.
 
@@ -49,27 +61,32 @@ def run(context: StageContext) -> dict[str, Any]:
             n_items=sizes["n_items"],
             progress=context.progress,
             continuation=_continuation(context),
+            features=read_item_features(context) if config.uses_features else None,
         )
     except RowError as error:
         raise _with_id(context, error) from error
     _write_factors(context, model)
     for folder in (_checkpoint_folder(context), _routed_folder(context)):
         context.storage.remove(folder)
+    population = model.population if isinstance(model, FeatureModel) else None
     return {
         "global_mean": model.global_mean,
+        "population_bias": population.bias if population is not None else None,
         "biases": model.biases,
         "loss": model.loss,
         "rank": model.rank,
-        "label": _label(config),
+        "label": _label(config, model),
         "blocking_seconds": round(model.blocking_seconds, 3),
         "plan": _predicted_beside_actual(model),
         "history": [asdict(step) for step in model.history],
     }
 
 
-def _label(config: TrainConfig) -> str:
+def _label(config: TrainConfig, model: Factorization) -> str:
     if config.model == "factors":
         return f"{config.loss}, rank {config.rank}"
+    if config.model == "feature_regression":
+        return f"{config.model}, {config.loss}, {model.rank} features"
     return f"{config.model}, {config.knn.similarity}, k {config.knn.k}"
 
 
@@ -129,5 +146,17 @@ def _write_factors(context: StageContext, model: Factorization) -> None:
     for side, index, table in ((USERS, USER_INDEX, USER_FACTORS), (ITEMS, ITEM_INDEX, ITEM_FACTORS)):
         rows = model.rows(context.spark, side)
         context.write(table, context.read(index).join(rows, side.rows))
+    if isinstance(model, FeatureModel):
+        _write_weights(context, model)
     if isinstance(model, NeighbourModel) and model.neighbourhoods is not None:
         context.write(NEIGHBOURHOODS, model.neighbourhoods.frame)
+
+
+def _write_weights(context: StageContext, model: FeatureModel) -> None:
+    """Write every user's weights, and those of the population by the features' names."""
+    users = model.rows(context.spark, USERS).select("user_index", "intercept", "weights")
+    context.write(USER_WEIGHTS, context.read(USER_INDEX).join(users, "user_index"))
+    assert model.population is not None
+    weights = [float(weight) for weight in model.population.weights]
+    rows = list(zip(range(len(weights)), model.column_names, weights, strict=True))
+    context.write(FEATURE_WEIGHTS, context.spark.createDataFrame(rows, FEATURE_WEIGHTS.schema))

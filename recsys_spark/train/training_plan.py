@@ -205,6 +205,8 @@ def plan_training(
     predicted = _footprint(sides, width, limits, blocking, has_all_pairs=problem.loss.all_pairs_weight > 0)
     if config.updates == "simultaneous":
         predicted = _simultaneous(predicted, sides, width, config.gradient_steps)
+    expected_bytes = 0 if config.side_information is None else items.n_rows * width * 4
+    predicted = _with_expected(predicted, expected_bytes)
     return TrainingPlan(
         exchange="replicate",
         n_ratings=users.n_ratings,
@@ -216,7 +218,7 @@ def plan_training(
         items=items,
         shuffle_bytes=2 * users.n_ratings * (16 if weighted else 12),
         blocking_bytes=blocking,
-        driver_heap_bytes=HEAP_BASE + max(side.broadcast_bytes + 2 * side.returned_bytes for side in sides),
+        driver_heap_bytes=HEAP_BASE + expected_bytes + max(s.broadcast_bytes + 2 * s.returned_bytes for s in sides),
         predicted=predicted,
         limits=limits,
     )
@@ -226,8 +228,7 @@ def _footprint(
     sides: tuple[SideCost, SideCost], width: int, limits: SessionLimits, blocking: int, *, has_all_pairs: bool
 ) -> Footprint:
     broadcast, returned = sum(side.broadcast_bytes for side in sides), sum(side.returned_bytes for side in sides)
-    largest_block = max(side.largest_block_bytes for side in sides)
-    n_ratings = sides[0].n_ratings
+    largest_block, n_ratings = max(side.largest_block_bytes for side in sides), sides[0].n_ratings
     both = sum(side.n_rows for side in sides) * width * 4
     # The fixed side's design, once more on its way into another basis; the solved rows, as they come and in place.
     copies = 3 if has_all_pairs else 1
@@ -266,6 +267,12 @@ def _simultaneous(one: Footprint, sides: tuple[SideCost, SideCost], width: int, 
         driver_bytes=one.driver_bytes + 3 * both,
         iteration_seconds=n_steps * (one.iteration_seconds + SECONDS_PER_JOB + 2 * both / BYTES_PER_SECOND),
     )
+
+
+def _with_expected(one: Footprint, n_bytes: int) -> Footprint:
+    """Return the footprint of a training that sends the items what they are drawn towards, too."""
+    sent = {name: getattr(one, name) + n_bytes for name in ("broadcast_bytes", "worker_bytes")}
+    return replace(one, driver_bytes=one.driver_bytes + 2 * n_bytes, **sent)
 
 
 def measured_footprint(

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from recsys_spark.errors import ShapeError
-from recsys_spark.kernels.ranking_metrics import hits_in_lists, ndcg_at_n, precision_at_n, recall_at_n
+from recsys_spark.kernels.ranking_metrics import (
+    expected_of_random_lists,
+    hits_in_lists,
+    ndcg_at_n,
+    precision_at_n,
+    recall_at_n,
+)
 
 
 def one_user(listed, relevant):
@@ -61,3 +67,21 @@ def test_wrong_shapes_are_rejected(metric):
         metric(columns, indptr[:-1], relevant)
     with pytest.raises(ShapeError, match="the last 1, got"):
         metric(columns, indptr, relevant[:-1])
+
+
+@pytest.mark.parametrize(("n_candidates", "n"), [(6, 3), (4, 6)])
+def test_random_lists_reach_in_the_mean_what_is_expected(n_candidates, n):
+    rng, n_relevant = np.random.default_rng(5), np.array([1, 2, 4])
+    indptr = np.concatenate([[0], np.cumsum(n_relevant)])
+    relevant = np.concatenate([np.arange(count) for count in n_relevant])
+    found = []
+    for _ in range(4_000):
+        columns = np.full((3, n), -1, np.int32)
+        for row in columns:
+            row[: min(n, n_candidates)] = rng.permutation(n_candidates)[:n]
+        found.append([metric(columns, indptr, relevant).mean() for metric in (ndcg_at_n, recall_at_n, precision_at_n)])
+    assert_allclose(expected_of_random_lists(n_relevant, n_candidates, n), np.mean(found, axis=0), atol=0.01)
+
+
+def test_without_users_nothing_is_expected():
+    assert np.isnan(expected_of_random_lists(np.zeros(0, int), 5, 3)).all()

@@ -1,0 +1,5 @@
+"""The feature table -> encoded features of every item, by an encoder that is saved with the run."""
+
+from recsys_spark.features.item_features import ItemFeatures, listed_items, n_listed_items, read_item_features
+
+__all__ = ["ItemFeatures", "listed_items", "n_listed_items", "read_item_features"]

@@ -1,0 +1,195 @@
+"""The encoder: what each feature's cells become, fitted to one table and saved with its run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recsys_spark.errors import ContractError
+from recsys_spark.kernels.arrays import Float64Array, Int64Array
+from recsys_spark.kernels.feature_encoding import inverse_document_frequencies, mean_shift, shares_moved
+
+if TYPE_CHECKING:
+    # Workers import this module, and have no pydantic.
+    from recsys_spark.feature_config import FeatureColumn
+
+FORMAT = 1
+"""Number of the file's own format: a file of another one is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellStatistics:
+    """What one feature's cells are like in a table.
+
+    Attributes
+    ----------
+    n_items, n_missing, n_unreadable : int
+        Items; those without a value, cells that are no number among them; and those cells.
+    mean, deviation : float
+        Of a numeric feature.
+    counts : dict of str to int
+        Items by value, or by hash of a word.
+    """
+
+    n_items: int
+    n_missing: int
+    n_unreadable: int
+    mean: float
+    deviation: float
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureEncoding:
+    """How one feature is encoded, and what the table was like that decided it.
+
+    Attributes
+    ----------
+    name, kind : str
+    settings : dict
+        Of the configuration.
+    first, width : int
+        Columns of the encoded rows that are the feature's.
+    values : list of str
+        One per column, of a categorical or multi-valued feature: ascending by their UTF-8 bytes.
+    statistics : CellStatistics
+    """
+
+    name: str
+    kind: str
+    settings: dict[str, Any]
+    first: int
+    width: int
+    values: list[str]
+    statistics: CellStatistics
+
+    @property
+    def idf(self) -> Float64Array:
+        """Inverse document frequency of each hash of a text feature."""
+        n_with = np.zeros(self.width, np.int64)
+        for number, count in self.statistics.counts.items():
+            n_with[int(number)] = count
+        return inverse_document_frequencies(n_with, self.statistics.n_items)
+
+    @property
+    def column_names(self) -> list[str]:
+        """A name for each of the feature's columns."""
+        if self.kind == "numeric":
+            return [self.name]
+        if self.kind == "text":
+            return [f"{self.name}#{number}" for number in range(self.width)]
+        return [f"{self.name}={value}" for value in self.values]
+
+    def left_out(self, found: CellStatistics) -> dict[str, int]:
+        """Return values of a table that have no column, and how many items hold each."""
+        if self.kind in ("numeric", "text"):
+            return {}
+        known = set(self.values)
+        return {value: count for value, count in found.counts.items() if value not in known}
+
+    def drift(self, found: CellStatistics) -> float:
+        """Return how far a table is from the one that this was fitted to: in deviations, or shares (0 to 1)."""
+        before = self.statistics
+        if self.kind == "numeric":
+            return mean_shift(before.mean, before.deviation, found.mean)
+        names = sorted(before.counts.keys() | found.counts.keys())
+        counts = [_counted(statistics, names) for statistics in (before, found)]
+        return shares_moved(*counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """All features, in the order of the configuration."""
+
+    features: tuple[FeatureEncoding, ...]
+
+    @property
+    def width(self) -> int:
+        """Columns of an encoded row."""
+        return sum(feature.width for feature in self.features)
+
+    @property
+    def column_names(self) -> list[str]:
+        """A name for each column."""
+        return [name for feature in self.features for name in feature.column_names]
+
+    @property
+    def version(self) -> str:
+        """A hash of all that decides how cells are encoded."""
+        content = json.dumps([asdict(feature) for feature in self.features], sort_keys=True)
+        return hashlib.sha256(f"{FORMAT} {content}".encode()).hexdigest()[:16]
+
+    def has_settings(self, columns: dict[str, FeatureColumn]) -> bool:
+        """Return whether the encoder was fitted with these settings."""
+        return {feature.name: feature.settings for feature in self.features} == {
+            name: column.model_dump() for name, column in columns.items()
+        }
+
+    def as_json(self) -> str:
+        """Return the encoder as the text of a file."""
+        content = {"format": FORMAT, "version": self.version, "features": [asdict(f) for f in self.features]}
+        return json.dumps(content, indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any], where: str) -> Encoder:
+        """Read what `as_json` wrote.
+
+        Raises
+        ------
+        ContractError
+            If the file is of another format, or is not what it was written as.
+        """
+        if content.get("format") != FORMAT:
+            raise ContractError(
+                "the encoder is of another format",
+                where=where,
+                got=str(content.get("format")),
+                allowed=str(FORMAT),
+                remedy="set item_features.encoder: fit",
+            )
+        encoder = cls(
+            tuple(
+                FeatureEncoding(**{**feature, "statistics": CellStatistics(**feature["statistics"])})
+                for feature in content["features"]
+            )
+        )
+        if encoder.version != content["version"]:
+            raise ContractError(
+                "the encoder was changed after it was written",
+                where=where,
+                got=encoder.version,
+                allowed=content["version"],
+                remedy="set item_features.encoder: fit, and run again under a new run id",
+            )
+        return encoder
+
+
+def fit_encoder(columns: dict[str, FeatureColumn], found: dict[str, CellStatistics]) -> Encoder:
+    """Return the encoder of a table from what its cells are like.
+
+    Values held by at least ``min_items`` items get a column each.
+    """
+    features: list[FeatureEncoding] = []
+    first = 0
+    for name, column in columns.items():
+        statistics, values = found[name], list[str]()
+        if column.kind == "numeric":
+            width = 1
+        elif column.kind == "text":
+            width = column.n_hashes
+        else:
+            frequent = (value for value, count in statistics.counts.items() if count >= column.min_items)
+            values = sorted(frequent, key=str.encode)
+            width = len(values)
+        features.append(FeatureEncoding(name, column.kind, column.model_dump(), first, width, values, statistics))
+        first += width
+    return Encoder(tuple(features))
+
+
+def _counted(statistics: CellStatistics, names: list[str]) -> Int64Array:
+    """Return how many items hold each value, and last how many have none."""
+    return np.array([*(statistics.counts.get(name, 0) for name in names), statistics.n_missing], np.int64)

@@ -1,0 +1,188 @@
+"""The features stage: the feature table in, ``item_features`` and their encoder out."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.errors import ContractError
+from recsys_spark.feature_config import ItemFeaturesConfig
+from recsys_spark.features.cells import cell_statistics, typed_cells
+from recsys_spark.features.encoder import CellStatistics, Encoder, FeatureEncoding, fit_encoder
+from recsys_spark.features.item_features import encode_cells, encoder_path, listed_items, read_encoder
+from recsys_spark.index import write_dense_index
+from recsys_spark.publication_log import publications
+from recsys_spark.run_directory import Run, StageContext
+from recsys_spark.shared_value import shared
+from recsys_spark.storage import join
+from recsys_spark.table_files import list_table_files, read_table_file
+from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS
+
+TABLES = (ITEM_FEATURES, NEW_ITEMS)
+log = logging.getLogger(__name__)
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Encode the features of all items that the feature table names, rated or not.
+
+    Shuffles: the table by item, those of `cell_statistics` and `write_dense_index`, and a join with the index.
+
+    Returns
+    -------
+    dict
+        ``encoder`` (its version), ``encoder_of`` (the run that fitted it), ``width``, how many items have features,
+        are new or lack them, what each feature's cells are like, and the files.
+
+    Raises
+    ------
+    ConfigError
+        If the file or a column is not there.
+    ContractError
+        If the table has no items, or nothing of it can be encoded.
+    """
+    config = context.config.item_features
+    assert config is not None
+    work = join(context.run.path, "_feature_cells")
+    context.storage.remove(work)
+    rows = read_table_file(context.spark, config, "item_features", config.columns)
+    typed_cells(rows, config.features).write.mode("error").parquet(work)
+    cells = context.spark.read.parquet(work)
+    found = cell_statistics(cells, config.features)
+    published = _published_encoder(context)
+    encoder, fitted_by = _choose_encoder(context, config, found, published)
+    if encoder.width == 0:
+        raise ContractError(
+            "no feature has a value that could be encoded",
+            where=f"item_features: {config.path}",
+            got=f"{next(iter(found.values())).n_items:,} items",
+            remedy="check the columns' names and separators, and min_items",
+        )
+    context.storage.write_text(encoder_path(context.run), encoder.as_json())
+    counts = _write(context, cells, encoder)
+    counts |= _count_rows(context, rows, cells)
+    context.storage.remove(work)
+    before = None if published is None else published[1]
+    files = [file.as_dict() for file in list_table_files(config, "item_features", context.spark)]
+    told = {"encoder": encoder.version, "encoder_of": fitted_by, "width": encoder.width}
+    return told | counts | {"features": _tell(context, config, encoder, found, before), "files": files}
+
+
+def _published_encoder(context: StageContext) -> tuple[Run, Encoder] | None:
+    """Return the encoder of the newest published run that has one, other than this run."""
+    root = context.run.root
+    for entry in reversed(publications(root, context.storage)):
+        run = entry.run(root)
+        if run != context.run and context.storage.exists(encoder_path(run)):
+            return run, read_encoder(run, context)
+    return None
+
+
+def _choose_encoder(
+    context: StageContext,
+    config: ItemFeaturesConfig,
+    found: dict[str, CellStatistics],
+    published: tuple[Run, Encoder] | None,
+) -> tuple[Encoder, str]:
+    """Return the published encoder where it is asked for and fits, or else a new one; and the run that fitted it."""
+    if config.encoder == "published":
+        if published is not None and published[1].has_settings(config.features):
+            return published[1], published[0].run_id
+        why = "nothing was published yet" if published is None else "the settings have changed"
+        context.progress.say(f"features: the encoder is fitted anew: {why}")
+    return fit_encoder(config.features, found), context.run.run_id
+
+
+def _write(context: StageContext, cells: DataFrame, encoder: Encoder) -> dict[str, int]:
+    known = context.read(ITEM_INDEX)
+    n_new = write_dense_index(
+        cells.select("item_id").join(known, "item_id", "left_anti"),
+        NEW_ITEMS,
+        context.run.table_path(NEW_ITEMS),
+        join(context.run.path, f"_{NEW_ITEMS.name}"),
+        context.storage,
+        start=context.record("index")["n_items"],
+    )
+    with shared(context.spark, encoder) as everywhere:
+        indexed = cells.join(listed_items(context), "item_id")
+        context.write(ITEM_FEATURES, encode_cells(indexed, everywhere))
+    n_without = known.join(context.read(ITEM_FEATURES), "item_id", "left_anti").count()
+    if n_without:
+        log.warning(
+            f"item_features lacks {n_without:,} of the {known.count():,} rated items: to the models they are average",
+            extra={"fields": {"items": n_without}},
+        )
+    return {"n_new_items": n_new, "n_without_features": n_without}
+
+
+def _count_rows(context: StageContext, rows: DataFrame, cells: DataFrame) -> dict[str, int]:
+    """Count where the rows of the table went; warn of those that could not stand."""
+    n_rows = rows.count()
+    items = cells.agg(
+        F.count("*").alias("n"), F.sum("n_rows").alias("rows"), F.count_if(F.col("n_rows") > 1).alias("m")
+    )
+    row = items.collect()[0]
+    counts = {"n_rows": n_rows, "n_items": int(row["n"]), "n_rows_without_item": n_rows - int(row["rows"] or 0)}
+    counts["n_items_of_several_rows"] = int(row["m"])
+    told = {"n_rows_without_item": "rows without an item are left out", "n_items_of_several_rows": (
+        "items stand in several rows: of each column the first cell in order counts"
+    )}  # fmt: skip
+    for name, text in told.items():
+        if counts[name]:
+            log.warning(f"item_features: {counts[name]:,} {text}", extra={"fields": {name: counts[name]}})
+    context.progress.say(f"features: {counts['n_items']:,} items have features", n_items=counts["n_items"])
+    return counts
+
+
+def _tell(
+    context: StageContext,
+    config: ItemFeaturesConfig,
+    encoder: Encoder,
+    found: dict[str, CellStatistics],
+    before: Encoder | None,
+) -> list[dict[str, Any]]:
+    """Say what the cells of each feature are like, and how far they are from those that were published before."""
+    earlier = {} if before is None else {feature.name: feature for feature in before.features}
+    told = []
+    for feature in encoder.features:
+        statistics, reference = found[feature.name], earlier.get(feature.name)
+        comparable = reference is not None and reference.settings == feature.settings
+        drift = reference.drift(statistics) if reference is not None and comparable else None
+        told.append(_tell_one(context, feature, statistics, drift, config.drift_threshold))
+    return told
+
+
+def _tell_one(
+    context: StageContext, feature: FeatureEncoding, found: CellStatistics, drift: float | None, threshold: float
+) -> dict[str, Any]:
+    left_out = feature.left_out(found)
+    one = {
+        "name": feature.name,
+        "kind": feature.kind,
+        "width": feature.width,
+        "n_missing": found.n_missing,
+        "n_unreadable": found.n_unreadable,
+        "n_unknown_values": len(left_out),
+        "n_uses_of_unknown_values": sum(left_out.values()),
+        "drift": drift,
+        "has_drifted": drift is not None and drift > threshold,
+    }
+    context.progress.say(
+        f"features: {feature.name} ({feature.kind}): {feature.width:,} columns, missing for {found.n_missing:,} items"
+        + (f", {len(left_out):,} values without a column, used {sum(left_out.values()):,} times" if left_out else ""),
+        **one,
+    )
+    if found.n_unreadable:
+        log.warning(
+            f"item_features.{feature.name}: {found.n_unreadable:,} cells are no numbers; they count as missing",
+            extra={"fields": {"feature": feature.name, "cells": found.n_unreadable}},
+        )
+    if one["has_drifted"]:
+        unit = "standard deviations of its mean" if feature.kind == "numeric" else "of its values' shares"
+        log.warning(
+            f"item_features.{feature.name} has drifted by {drift:.3g} {unit} since the newest published run",
+            extra={"fields": {"feature": feature.name, "drift": drift}},
+        )
+    return one

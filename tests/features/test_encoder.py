@@ -1,0 +1,111 @@
+"""The encoder's file, what it leaves out, and the worker that encodes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from recsys_spark.errors import ContractError
+from recsys_spark.feature_config import FeatureColumn
+from recsys_spark.features import item_features
+from recsys_spark.features.encoder import CellStatistics, Encoder, fit_encoder
+from recsys_spark.features.item_features import encode_items
+from recsys_spark.shared_value import SharedValue
+
+COLUMNS = {
+    "price": FeatureColumn(kind="numeric"),
+    "kind": FeatureColumn(kind="categorical", min_items=2, weight=0.5),
+    "words": FeatureColumn(kind="text", n_hashes=4),
+}
+
+
+def statistics(**changes: object) -> CellStatistics:
+    return replace(CellStatistics(5, 1, 0, 0.0, 0.0, {}), **changes)
+
+
+def encoder() -> Encoder:
+    found = {
+        "price": statistics(mean=3.0, deviation=2.0),
+        "kind": statistics(counts={"b": 2, "a": 1, "é": 2, "c": 3}),
+        "words": statistics(counts={"0": 1, "3": 4}),
+    }
+    return fit_encoder(COLUMNS, found)
+
+
+def test_values_of_few_items_have_no_column_and_are_counted() -> None:
+    made = encoder()
+    assert made.column_names == ["price", "kind=b", "kind=c", "kind=é", *(f"words#{k}" for k in range(4))]
+    assert (made.width, [feature.first for feature in made.features]) == (8, [0, 1, 4])
+    assert made.features[1].left_out(statistics(counts={"b": 9, "a": 1, "new": 4})) == {"a": 1, "new": 4}
+    assert made.features[2].left_out(statistics(counts={"1": 4})) == {}
+
+
+def test_drift_counts_what_is_missing_as_a_value() -> None:
+    price, kind, _ = encoder().features
+    assert price.drift(statistics(mean=4.0)) == 0.5
+    assert kind.drift(kind.statistics) == 0.0
+    # Of nine: a 1, b 2, é 2, c 3, missing 1; now nine of c.
+    assert kind.drift(statistics(n_missing=0, counts={"c": 9})) == pytest.approx(6 / 9)
+
+
+def test_the_file_gives_the_same_encoder_back() -> None:
+    made = encoder()
+    again = Encoder.from_content(json.loads(made.as_json()), "here")
+    assert again == made
+    assert again.version == made.version
+    assert made.has_settings(COLUMNS)
+    assert not made.has_settings({**COLUMNS, "kind": FeatureColumn(kind="categorical", min_items=3)})
+    other = fit_encoder(COLUMNS, {name: statistics() for name in COLUMNS})
+    assert other.version != made.version
+
+
+def test_a_changed_file_is_refused() -> None:
+    content = json.loads(encoder().as_json())
+    with pytest.raises(ContractError, match=r"another format\n  where: here\n  got: 2"):
+        Encoder.from_content({**content, "format": 2}, "here")
+    content["features"][0]["statistics"]["mean"] = 3.5
+    with pytest.raises(ContractError, match="changed after it was written"):
+        Encoder.from_content(content, "here")
+
+
+def test_the_worker_encodes_as_scikit_learn_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    prices, kinds = [1.0, None, 7.0, 2.0, 2.0], ["b", None, "a", "é", "c"]
+    words = [[0, 3, 3], [], [1], [2, 0], [3]]
+    numbers = np.array([np.nan if p is None else p for p in prices])
+    mean, deviation = float(np.nanmean(numbers)), float(np.nanstd(numbers))
+    made = encoder()
+    made = Encoder(
+        (replace(made.features[0], statistics=statistics(mean=mean, deviation=deviation)), *made.features[1:])
+    )
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "item_id": pa.array(list("vwxyz")),
+            "item_index": pa.array(range(5), pa.int32()),
+            "cell0": pa.array(prices, pa.float64()),
+            "cell1": pa.array([[k] if k else [] for k in kinds], pa.list_(pa.string())),
+            "cell2": pa.array(words, pa.list_(pa.int32())),
+        }
+    )
+    # Rows are encoded a few at a time, of a batch that is a part of a larger one.
+    monkeypatch.setattr(item_features, "_ITEMS_AT_ONCE", 2)
+    parts = list(encode_items(iter([batch, batch.slice(3, 1)]), SharedValue(made)))
+    table = pa.Table.from_batches(parts)
+    assert table["item_id"].to_pylist() == [*"vwxyz", "y"]
+    found = np.zeros((6, made.width))
+    for row, (columns, values) in enumerate(
+        zip(table["columns"].to_pylist(), table["values"].to_pylist(), strict=True)
+    ):
+        assert columns == sorted(columns)
+        found[row, columns] = values
+    np.testing.assert_array_equal(found[5], found[3])
+    scaled = StandardScaler().fit_transform(numbers[:, None])[:, 0]
+    np.testing.assert_allclose(found[:5, 0], np.nan_to_num(scaled), rtol=1e-6)
+    hot = OneHotEncoder(categories=[["b", "c", "é"]], handle_unknown="ignore", sparse_output=False)
+    expected = hot.fit([["b"]]).transform([[kind or ""] for kind in kinds])
+    np.testing.assert_array_equal(found[:5, 1:4], 0.5 * expected)
+    np.testing.assert_allclose((found[:5, 4:] ** 2).sum(axis=1), [1, 0, 1, 1, 1], rtol=1e-6)

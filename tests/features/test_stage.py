@@ -1,0 +1,160 @@
+"""The features stage on Spark: a dirty table beside scikit-learn, and a second night."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import MultiLabelBinarizer, StandardScaler
+
+from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.features import read_item_features, stage
+from recsys_spark.features.stage import _published_encoder
+from recsys_spark.run_directory import StageContext
+from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS
+
+MakeContext = Callable[..., StageContext]
+# By item: year, genres, words. Items a to d are rated, and "lost" is too.
+ITEMS = {
+    "a": ("1990", "Comedy.*War", "The good, the bad"),
+    "b": ("2000", "War", "Bad Émile"),
+    "c": ("", " Comedy .* ", ""),
+    "d": ("two", "Opera", "good good ÉMILE"),
+    "new": ("1994", "War.*Comedy.*War", "the the bad"),
+}
+RATED = ["a", "b", "c", "d", "lost"]
+FEATURES = {
+    "year": {"kind": "numeric"},
+    "genres": {"kind": "multi_valued", "separator": ".*"},
+    "words": {"kind": "text", "n_hashes": 4096, "weight": 2.0},
+}
+
+
+def make_run(
+    make_context: MakeContext, folder: Path, run_id: str, lines: list[str], **settings: object
+) -> StageContext:
+    """Return a run whose index stage is done."""
+    (folder / f"{run_id}.csv").write_text("\n".join(["item;year;genres;words", *lines]) + "\n", encoding="utf-8")
+    section = {"path": str(folder / f"{run_id}.csv"), "delimiter": ";", "item": "item", "features": FEATURES}
+    context = make_context(run_id=run_id, item_features={**section, **settings})
+    index = [(name, number) for number, name in enumerate(RATED)]
+    context.write(ITEM_INDEX, context.spark.createDataFrame(index, ITEM_INDEX.schema))
+    done(context, "index", {"n_items": len(RATED)})
+    return context
+
+
+def done(context: StageContext, name: str, record: dict[str, object]) -> None:
+    context.storage.write_text(context.run.stage_record(name), json.dumps(record))
+
+
+def test_a_dirty_table_is_encoded_as_by_scikit_learn_and_every_cell_accounted_for(
+    make_context: MakeContext, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
+    lines = [";".join([item, *cells]) for item, cells in ITEMS.items()]
+    # A second row of an item, whose cells come after or are blank, and rows of no item.
+    context = make_run(make_context, tmp_path, "r1", [*lines, "a;1991;;Zebras", ";1;2;3", " ;;;"])
+    with caplog.at_level("WARNING"):
+        record = stage.run(context)
+    done(context, "features", record)
+    assert {name: record[name] for name in ("n_items", "n_rows", "n_rows_without_item", "n_items_of_several_rows")} == {
+        "n_items": 5, "n_rows": 8, "n_rows_without_item": 2, "n_items_of_several_rows": 1,
+    }  # fmt: skip
+    assert (record["n_new_items"], record["n_without_features"]) == (1, 1)
+    assert [tuple(row) for row in context.read(NEW_ITEMS).collect()] == [("new", len(RATED))]
+    told = {one["name"]: one for one in record["features"]}
+    assert (told["year"]["n_missing"], told["year"]["n_unreadable"]) == (2, 1)
+    assert (told["genres"]["n_unknown_values"], told["genres"]["n_uses_of_unknown_values"]) == (1, 1), told["genres"]
+    assert (told["words"]["n_missing"], told["words"]["drift"]) == (1, None)
+    for text in (
+        "2 rows without an item",
+        "1 items stand in several rows",
+        "lacks 1 of the 5 rated items",
+        "1 cells are no",
+    ):
+        assert text in caplog.text
+
+    features = read_item_features(context)
+    assert features is not None
+    assert features.column_names[:3] == ["year", "genres=Comedy", "genres=War"]
+    assert features.is_known.tolist() == [True, True, True, True, False, True]
+    dense = features.dense()
+    assert not dense[4].any(), "an item without features is average"
+    found = dense[[0, 1, 2, 3, 5]]
+    years = np.array([[1990.0], [2000.0], [np.nan], [np.nan], [1994.0]])
+    np.testing.assert_allclose(found[:, 0], np.nan_to_num(StandardScaler().fit_transform(years)[:, 0]), rtol=1e-6)
+    genres = [["Comedy", "War"], ["War"], ["Comedy"], [], ["War", "Comedy"]]
+    np.testing.assert_array_equal(found[:, 1:3], MultiLabelBinarizer().fit_transform(genres))
+    # Which column a word is hashed to is ours alone; what rows have in common is not.
+    words = TfidfVectorizer().fit_transform([cells[2] for cells in ITEMS.values()]).toarray()
+    np.testing.assert_allclose(found[:, 3:] @ found[:, 3:].T, 4.0 * words @ words.T, atol=1e-5)
+
+
+def test_the_second_night_tells_drift_and_may_keep_the_encoder(
+    make_context: MakeContext, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
+    first = make_run(make_context, tmp_path, "r1", ["a;1;x;", "b;3;x;", "c;1;y;", "d;3;y;"])
+    before = stage.run(first)
+    entry = {"number": 1, "run_id": "r1", "date": first.run.date, "published_at": "then"}
+    first.storage.write_text(f"{first.run.root}/publication_log/00000001.json", json.dumps(entry))
+
+    lines = ["a;4;x;", "b;6;z;", "c;4;z;", "d;6;z;"]
+    second = make_run(make_context, tmp_path, "r2", lines, encoder="published")
+    with caplog.at_level("WARNING"):
+        after = stage.run(second)
+    assert (after["encoder"], after["encoder_of"]) == (before["encoder"], "r1")
+    rows = {row["item_id"]: (row["columns"], row["values"]) for row in second.read(ITEM_FEATURES).collect()}
+    assert rows == {"a": ([0, 1], [2.0, 1.0]), "b": ([0], [4.0]), "c": ([0], [2.0]), "d": ([0], [4.0])}
+    told = {one["name"]: one for one in after["features"]}
+    assert (told["year"]["drift"], told["genres"]["drift"]) == (3.0, 0.75)
+    assert (told["genres"]["n_unknown_values"], told["genres"]["n_uses_of_unknown_values"]) == (1, 3)
+    assert "item_features.year has drifted by 3 standard deviations of its mean" in caplog.text
+    assert "item_features.genres has drifted by 0.75 of its values' shares" in caplog.text
+    assert not told["words"]["has_drifted"]
+
+    changed = {**FEATURES, "genres": {"kind": "multi_valued", "separator": ".*", "min_items": 3}}
+    third = make_run(make_context, tmp_path, "r3", lines, encoder="published", features=changed)
+    again = stage.run(third)
+    assert again["encoder_of"] == "r3", "other settings need another encoder"
+    assert {one["name"]: one["drift"] for one in again["features"]}["genres"] is None
+    assert _published_encoder(first) is None, "a run is not compared with itself"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_lists_and_numbers_keep_their_types(make_context: MakeContext, tmp_path: Path, kind: str) -> None:
+    rows = [
+        {"item": "a", "year": 1990.5, "genres": ["War, cold", "[x]"]},
+        {"item": "b", "year": None, "genres": []},
+        {"item": "c", "year": 1e3, "genres": ["[x]", None, "War, cold", "[x]"]},
+    ]
+    path = tmp_path / f"features.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    columns = {name: FEATURES[name] for name in ("year", "genres")}
+    context = make_run(make_context, tmp_path, "r1", [], path=str(path), format=kind, delimiter=",", features=columns)
+    record = stage.run(context)
+    assert record["width"] == 3
+    found = {row["item_id"]: row["columns"] for row in context.read(ITEM_FEATURES).collect()}
+    assert found == {"a": [0, 1, 2], "b": [], "c": [0, 1, 2]}
+    encoder = json.loads((Path(context.run.path) / "item_features_encoder.json").read_text())
+    assert encoder["features"][1]["values"] == ["War, cold", "[x]"]
+    assert encoder["features"][0]["statistics"]["mean"] == 1495.25
+
+
+def test_absent_columns_and_tables_without_a_value_are_named(make_context: MakeContext, tmp_path: Path) -> None:
+    context = make_run(make_context, tmp_path, "r1", ["a;1;x;"], features={"colour": {"kind": "text"}})
+    with pytest.raises(ConfigError, match=r"item_features.features.colour\n  got: 'colour'"):
+        stage.run(context)
+    context = make_run(make_context, tmp_path, "r2", ["a;1;x;"], features={"genres": {"kind": "categorical"}})
+    with pytest.raises(ContractError, match=r"no feature has a value that could be encoded(.|\n)*min_items"):
+        stage.run(context)

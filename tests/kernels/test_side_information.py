@@ -1,0 +1,106 @@
+"""Rows that are drawn towards what their features say, against the objective itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from recsys_spark.errors import ShapeError
+from recsys_spark.kernels import side_information
+from recsys_spark.kernels.fixed_side import all_pairs, in_basis, make_fixed_side, with_offsets
+from recsys_spark.kernels.gramian import side_gramian
+from recsys_spark.kernels.losses import Loss
+from recsys_spark.kernels.objective import Regularization, row_penalties
+from recsys_spark.kernels.side_information import SideInformation
+from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
+from tests.kernels.problems import block_of_degrees, random_vectors
+
+REGULARIZATION = Regularization(0.7, 0.3, 0.5, biases=True)
+WIDTH, N_FIXED, N_FEATURES = 4, 30, 3
+
+
+def problem_of(loss: Loss, solver: str) -> RowProblem:
+    return RowProblem(REGULARIZATION, loss, solver, cg_steps=WIDTH + 2, gradient_steps=600, newton_steps=25)
+
+
+@pytest.mark.parametrize("solver", ["auto", "cholesky", "dual", "cg", "subspace", "gradient"])
+@pytest.mark.parametrize("loss", [Loss("squared"), Loss("squared", unobserved_weight=0.1), Loss("logistic")])
+def test_rows_are_least_where_the_objective_is(loss: Loss, solver: str) -> None:
+    rng = np.random.default_rng(1)
+    block = block_of_degrees([1, 4, 25], N_FIXED, rng)
+    if loss.name == "logistic":
+        block = replace(block, values=(block.values > 2.5).astype(np.float32))
+    vectors = random_vectors(N_FIXED, WIDTH, rng)
+    fixed = make_fixed_side(vectors, 0.2, biases=True)
+    plain = fixed
+    if loss.all_pairs_weight:
+        gramian = side_gramian(with_offsets(fixed))
+        part = all_pairs(gramian, N_FIXED, loss.all_pairs_weight, REGULARIZATION, counts_unobserved=True)
+        fixed = in_basis(fixed, part)
+    expected, start = (random_vectors(3, WIDTH, rng) for _ in range(2))
+    found = solve_rows(block, fixed, problem_of(loss, solver), start, expected=expected)
+
+    penalties = row_penalties(block.degrees, WIDTH, REGULARIZATION, loss.all_pairs_weight * N_FIXED)
+
+    def objective(row: int, vector: np.ndarray) -> float:
+        entries = slice(block.indptr[row], block.indptr[row + 1])
+        columns, values = block.column_index[entries], block.values[entries].astype(float)
+        scores = plain.offsets[:-1].astype(float) + plain.design[:-1].astype(float) @ vector
+        if loss.name == "squared":
+            total = ((values - scores[columns]) ** 2).sum() + loss.all_pairs_weight * (scores**2).sum()
+        else:
+            total = 2 * (np.logaddexp(0, scores[columns]) - values * scores[columns]).sum()
+        return total + (penalties[row] * (vector - expected[row]) ** 2).sum()
+
+    for row in range(3):
+        here = found.vectors[row].astype(float)
+        assert found.objective[row] == pytest.approx(objective(row, here), rel=1e-5)
+        step = 1e-4 * np.eye(WIDTH)
+        slopes = [(objective(row, here + e) - objective(row, here - e)) / 2e-4 for e in step]
+        np.testing.assert_allclose(slopes, 0, atol=5e-3)
+    apart = solve_rows(block, fixed, problem_of(loss, solver), start)
+    assert np.abs(apart.vectors - found.vectors).max() > 0.01
+
+
+def test_who_has_one_rating_is_near_what_is_expected() -> None:
+    rng = np.random.default_rng(2)
+    block, fixed = block_of_degrees([1], 9, rng), make_fixed_side(random_vectors(9, WIDTH, rng), 3.0, biases=True)
+    expected = random_vectors(1, WIDTH, rng)
+    strong = replace(problem_of(Loss("squared"), "auto"), regularization=Regularization(1e5, 1e5, 0.5, biases=True))
+    np.testing.assert_allclose(solve_rows(block, fixed, strong, expected=expected).vectors, expected, atol=1e-3)
+
+
+def test_the_map_is_scikit_learns_weighted_ridge_and_its_penalty_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_information, "_ROWS_AT_ONCE", 7)
+    rng = np.random.default_rng(3)
+    n = 20
+    features, vectors = rng.normal(size=(n, N_FEATURES)).astype(np.float32), random_vectors(n, WIDTH, rng)
+    degrees = rng.integers(0, 9, n).astype(np.int32)
+    degrees[4], vectors[degrees == 0] = 0, 5.0
+    side = SideInformation(features, degrees, REGULARIZATION, 2.0, 1.5)
+    scale = np.where(degrees > 0, (degrees + 2.0) ** 0.5, 0.0)
+    design = np.hstack([features, np.ones((n, 1))])
+    oracle = Ridge(alpha=1.5, fit_intercept=False).fit(design, vectors, sample_weight=scale)
+    np.testing.assert_allclose(side.expected(vectors), oracle.predict(design), atol=1e-5)
+    reg_params = np.array([0.7, 0.7, 0.7, 0.3])
+
+    def penalty(matrix: np.ndarray) -> float:
+        apart = (scale[:, None] * reg_params * (vectors - design @ matrix) ** 2).sum()
+        return apart + 1.5 * (reg_params * matrix**2).sum()
+
+    least = side.penalty(vectors)
+    assert least == pytest.approx(penalty(oracle.coef_.T), rel=1e-6)
+    assert least < penalty(oracle.coef_.T + 0.01)
+    assert least < penalty(np.zeros_like(oracle.coef_.T)), "features tell something"
+
+
+def test_shapes_have_to_fit() -> None:
+    with pytest.raises(ShapeError, match="3 rows need as many features"):
+        SideInformation(np.zeros((2, 1), np.float32), np.ones(3, np.int32), REGULARIZATION, 0.0, 1.0)
+    rng = np.random.default_rng(0)
+    block, fixed = block_of_degrees([1], 9, rng), make_fixed_side(random_vectors(9, WIDTH, rng), 3.0, biases=True)
+    with pytest.raises(ShapeError, match=r"expected must have shape \(1, 4\), got \(2, 4\)"):
+        solve_rows(block, fixed, problem_of(Loss("squared"), "auto"), expected=np.zeros((2, WIDTH), np.float32))
