@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from recsys_spark.config import Column, PipelineConfig
+from recsys_spark.config import PipelineConfig
+from recsys_spark.input_config import Column
 
 _INTRODUCTION = """# Configuration
 
