@@ -12,6 +12,7 @@ import pytest
 
 from recsys_spark.errors import RecsysError
 from recsys_spark.index.id_index import append_ids, index_faults, index_version
+from recsys_spark.publish.gate import check_ids
 from recsys_spark.run_directory import StageContext
 from recsys_spark.tables import USER_INDEX
 from tests.faulty_storage import WatchedStorage
@@ -110,5 +111,5 @@ def test_whatever_breaks_the_bijection_is_found(
     (part,) = version.parts
     damaged = replace(version, parts=(replace(part, path="parts/damaged"),))
     of_run = context.spark.createDataFrame(good, USER_INDEX.schema)
-    faults = index_faults(damaged, of_run)
-    assert {name for name, frame in faults.items() if frame.take(1)} == set(broken)
+    checks = check_ids(index_faults(damaged, of_run))
+    assert [check.name for check in checks if check.n_broken] == broken

@@ -33,7 +33,7 @@ def write_days(folder: Path) -> None:
         # Later days bring users and items whose ids come first.
         pairs = sorted({(int(u), int(i)) for u, i in rng.integers(0, [25, 20], (110, 2))})
         lines = [
-            f"u{90 - 10 * number + u},i{50 - 5 * number + i},{rng.integers(1, 4)},{day}T10:00:00" for u, i in pairs
+            f"u{190 - 10 * number + u},i{50 - 5 * number + i},{rng.integers(1, 4)},{day}T10:00:00" for u, i in pairs
         ]
         (folder / "days" / f"{day}.csv").write_text("user_id,item_id,rating,at\n" + "\n".join(lines) + "\n")
 
