@@ -21,7 +21,7 @@ from recsys_spark.progress import Progress
 from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import Table
 
-STAGES = ("ingest", "index", "train", "recommend", "evaluate", "publish")
+STAGES = ("ingest", "index", "train", "recommend", "evaluate", "publish", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +223,6 @@ def _changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "
         name = f"{prefix}{key}"
         if isinstance(old, dict) and isinstance(new, dict):
             changed += _changed_keys(old, new, f"{name}.")
-        elif old != new and name != "output.path":
+        elif old != new and name != "output.path" and not name.startswith("tune."):
             changed.append(name)
     return changed
