@@ -2,6 +2,7 @@
 
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.eligibility import seen_ratings
+from recsys_spark.recommend.fold_in import fold_in_input, fold_in_users
 from recsys_spark.recommend.lists import users_with_history, write_lists
 from recsys_spark.recommend.new_ratings import listed_users, rated_pairs
 from recsys_spark.recommend.similar import SIMILAR_TABLES, similar_config
@@ -17,6 +18,8 @@ __all__ = [
     "SIMILAR_TABLES",
     "Candidates",
     "damped_vectors",
+    "fold_in_input",
+    "fold_in_users",
     "item_categories",
     "listed_users",
     "popularity_damping",
