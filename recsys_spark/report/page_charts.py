@@ -123,7 +123,13 @@ def _by_segment(record: dict[str, Any], n: int) -> list[Chart]:
         return []
     segments = list(dict.fromkeys(row["segment"] for row in rows))
     cells = [
-        (f"{segment}: {row['model']}", style_of(row["model"]), row["value"], row["low"], row["high"])
+        (
+            segment if row["model"] == "model" else "popularity for these",
+            style_of(row["model"]),
+            row["value"],
+            row["low"],
+            row["high"],
+        )
         for segment in segments
         for row in rows
         if row["segment"] == segment
