@@ -9,7 +9,7 @@ export SPARK_CONF_DIR := $(CURDIR)/conf/local
 export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-fast chaos lint types check benchmark clean
+.PHONY: help demo browser test test-slow test-fast chaos lint types check benchmark clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 demo: $(VENV)/.installed ## Run the whole pipeline on 981,756 real book ratings
 	$(BIN)/recsys-spark pipeline --config conf/goodbooks.yaml
+
+browser: ## Install headless Chromium, which the tests of pages use, where apt-get can
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
+	  echo "no Chromium was installed: the tests of pages in a browser are skipped"
 
 test: $(VENV)/.installed-dev ## Run the tests, but not the long ones
 	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'not slow and not connect and not cluster'

@@ -3,15 +3,14 @@
     python benchmarks/quality.py --data ../shared/data
 
 ``--data`` is a folder with ``ml-100k`` (MovieLens 100K) and ``hetrec-lastfm-2k`` (HetRec 2011 Last.fm) in it,
-both from https://grouplens.org. Needs scikit-surprise and implicit beside this package; what is missing is
-reported as not measured. Measured numbers and the protocol are in ``docs/quality.md``. The last line is
-``RESULT {json}``.
+both from https://grouplens.org, and ``online-retail`` (UCI Online Retail, a file per day in ``by-day``). Needs
+scikit-surprise and implicit beside this package; what is missing is reported as not measured. Measured numbers and
+the protocol are in ``docs/quality.md``. The last line is ``RESULT {json}``.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import time
@@ -28,23 +27,21 @@ set_environment()
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
-from benchmarks import feature_models
+from benchmarks import feature_models, rankings
 from benchmarks.datasets import hold_out_two, movielens, movielens_folds, play_counts
 from benchmarks.peer_models import Factors, Ratings, implicit_factors, mllib_estimator, mllib_factors, objective
+from benchmarks.quality_fits import N_BLOCKS, fit, frame_of, is_installed, rows_of
 from recsys_spark.config import TrainConfig
-from recsys_spark.kernels.label_metrics import auc, label_histogram, log_loss_sum
+from recsys_spark.kernels.label_metrics import auc, log_losses
 from recsys_spark.kernels.pair_scores import pair_scores
 from recsys_spark.kernels.ranking_metrics import ndcg_at_n, recall_at_n
 from recsys_spark.kernels.top_n import top_n
-from recsys_spark.progress import Progress
 from recsys_spark.session import build_session
-from recsys_spark.train import Factorization, fit_factors
+from recsys_spark.train import Factorization
 
-SECTIONS = ("rmse", "logistic", "lastfm", "mllib", "features")
-N_BLOCKS = 2
+SECTIONS = ("rmse", "logistic", "lastfm", "mllib", "features", "ml100k_lists", "lastfm_lists", "retail_lists")
 LIST_LENGTH = 20
 SEED = 0
 # Counted as this many more ratings with the mean label of all items; the best of 1, 2, 5 and 10.
@@ -77,6 +74,11 @@ def main() -> None:
         "lastfm": lambda: measure_lists(spark, arguments.data / "hetrec-lastfm-2k"),
         "mllib": lambda: measure_equivalence(spark, arguments.data / "ml-100k"),
         "features": lambda: measure_feature_models(spark, arguments.data / "ml-100k"),
+        "ml100k_lists": lambda: measure_rankings(spark, rankings.movielens_case(arguments.data / "ml-100k"), True),
+        "lastfm_lists": lambda: measure_rankings(
+            spark, rankings.lastfm_case(arguments.data / "hetrec-lastfm-2k"), False
+        ),
+        "retail_lists": lambda: measure_rankings(spark, rankings.retail_case(arguments.data / "online-retail"), False),
     }
     result = {section: measure[section]() for section in SECTIONS if section in chosen}
     print("RESULT " + json.dumps(result), flush=True)
@@ -98,41 +100,50 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measure_rating_errors(spark: SparkSession, folder: Path) -> dict[str, Any]:
-    """Compare RMSE on the official folds of MovieLens 100K with Surprise's models at their defaults."""
+    """Compare RMSE and MAE on the official folds of MovieLens 100K with Surprise's models at their defaults."""
     folds = movielens_folds(folder)
-    errors: dict[str, list[float]] = {"ours": []}
+    errors: dict[str, list[tuple[float, float]]] = {"ours": []}
     started = time.monotonic()
     for training, test in folds:
         model = fit(spark, training, RATINGS_SETTING)
         predicted = np.clip(model_scores(model, test), 1.0, 5.0)
-        errors["ours"].append(rmse(predicted, test.values))
+        errors["ours"].append(rmse_and_mae(predicted, test.values))
     seconds = {"ours": time.monotonic() - started}
     if is_installed("surprise"):
-        for name in ("SVD", "SVDpp"):
+        for name in ("SVD", "SVDpp", "KNNBaseline"):
             started = time.monotonic()
             errors[f"Surprise {name}"] = surprise_errors(folder, name)
             seconds[f"Surprise {name}"] = time.monotonic() - started
+    means = {name: np.mean(found, axis=0) for name, found in errors.items()}
     print_table(
-        "RMSE on MovieLens 100K, official folds u1 to u5",
-        ["model", "mean", *(f"u{n}" for n in range(1, len(folds) + 1)), "seconds"],
-        [[name, np.mean(found), *found, f"{seconds[name]:.0f}"] for name, found in errors.items()],
+        "RMSE on MovieLens 100K, official folds u1 to u5, and MAE",
+        ["model", "mean", *(f"u{n}" for n in range(1, len(folds) + 1)), "MAE", "seconds"],
+        [
+            [name, means[name][0], *(pair[0] for pair in found), means[name][1], f"{seconds[name]:.0f}"]
+            for name, found in errors.items()
+        ],
     )
-    return {f"{name} rmse": round(float(np.mean(found)), 5) for name, found in errors.items()}
+    return {
+        f"{name} {metric}": round(float(mean[place]), 5)
+        for name, mean in means.items()
+        for place, metric in enumerate(("rmse", "mae"))
+    }
 
 
-def surprise_errors(folder: Path, name: str) -> list[float]:
-    """Return RMSE per fold of one of Surprise's models, with its default settings."""
+def surprise_errors(folder: Path, name: str) -> list[tuple[float, float]]:
+    """Return RMSE and MAE per fold of one of Surprise's models, with its default settings."""
     import surprise
     from surprise.model_selection import PredefinedKFold
 
     files = [(str(folder / f"u{n}.base"), str(folder / f"u{n}.test")) for n in range(1, 6)]
     data = surprise.Dataset.load_from_folds(files, reader=surprise.Reader("ml-100k"))
-    return [
-        float(
-            surprise.accuracy.rmse(getattr(surprise, name)(random_state=SEED).fit(training).test(test), verbose=False)
-        )
-        for training, test in PredefinedKFold().split(data)
-    ]
+    options = {"verbose": False} if name == "KNNBaseline" else {"random_state": SEED}
+    errors = []
+    for training, test in PredefinedKFold().split(data):
+        predicted = getattr(surprise, name)(**options).fit(training).test(test)
+        rmse, mae = (measure(predicted, verbose=False) for measure in (surprise.accuracy.rmse, surprise.accuracy.mae))
+        errors.append((float(rmse), float(mae)))
+    return errors
 
 
 def measure_label_errors(spark: SparkSession, folder: Path) -> dict[str, Any]:
@@ -167,7 +178,7 @@ def mean_labels(training: Ratings, threshold: float) -> npt.NDArray[np.float64]:
 
 def label_errors(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Return mean log-loss and AUC."""
-    return log_loss_sum(probabilities, labels) / len(labels), auc(label_histogram(probabilities, labels))
+    return float(log_losses(probabilities, labels).mean()), auc(probabilities, labels > 0.5)
 
 
 def measure_lists(spark: SparkSession, folder: Path) -> dict[str, Any]:
@@ -255,13 +266,13 @@ def list_quality(factors: Factors, training: Ratings, also_seen: list[Ratings], 
     return [float(np.nanmean(metric(columns, *relevant))) for metric in (recall_at_n, ndcg_at_n)]
 
 
-def rows_of(
-    users: npt.NDArray[np.int32], items: npt.NDArray[np.int32], n_users: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Return each user's items as ``indptr`` and columns."""
-    indptr = np.zeros(n_users + 1, np.int64)
-    np.cumsum(np.bincount(users, minlength=n_users), out=indptr[1:])
-    return indptr, items[np.argsort(users, kind="stable")]
+def measure_rankings(spark: SparkSession, case: rankings.Case, are_ratings: bool) -> dict[str, Any]:
+    """Compare lists of all models on one data set, each tuned over as many settings on validation data."""
+    rows, result = rankings.measure(spark, case, are_ratings=are_ratings)
+    n_users = len(np.unique(case.test.users[case.test.values >= case.relevant]))
+    header = ["model", "chosen setting", "NDCG@10", "95% interval", "recall@10", "MAP@10"]
+    print_table(f"{case.name}, {n_users:,} users with something to find", header, rows)
+    return result
 
 
 def measure_equivalence(spark: SparkSession, folder: Path) -> dict[str, Any]:
@@ -318,24 +329,6 @@ def measure_feature_models(spark: SparkSession, folder: Path) -> dict[str, Any]:
     return {"rmse": errors, "new items": lists, "blends": blends}
 
 
-def fit(spark: SparkSession, ratings: Ratings, setting: TrainConfig) -> Factorization:
-    """Fit our model on Spark."""
-    return fit_factors(
-        spark,
-        frame_of(spark, ratings),
-        setting,
-        n_users=ratings.n_users,
-        n_items=ratings.n_items,
-        progress=Progress(),
-    )
-
-
-def frame_of(spark: SparkSession, ratings: Ratings) -> DataFrame:
-    """Return ratings as indexed ratings in Spark."""
-    table = pa.table({"user_index": ratings.users, "item_index": ratings.items, "rating": ratings.values})
-    return spark.createDataFrame(table).repartition(N_BLOCKS)
-
-
 def model_scores(model: Factorization, pairs: Ratings) -> npt.NDArray[np.float64]:
     """Score pairs; the vectors of unknown users and items are zero, which leaves the biases and the mean."""
     return pair_scores(
@@ -343,17 +336,9 @@ def model_scores(model: Factorization, pairs: Ratings) -> npt.NDArray[np.float64
     )
 
 
-def rmse(predicted: npt.NDArray[np.float64], ratings: npt.NDArray[np.float32]) -> float:
-    """Return the root of the mean squared error."""
-    return float(np.sqrt(np.mean((predicted - ratings) ** 2)))
-
-
-def is_installed(name: str) -> bool:
-    """Return whether a library is there, and say so where it is not."""
-    found = importlib.util.find_spec(name) is not None
-    if not found:
-        print(f"{name} is not installed: its rows are not measured", flush=True)
-    return found
+def rmse_and_mae(predicted: npt.NDArray[np.float64], ratings: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Return the root of the mean squared error, and the mean absolute error."""
+    return float(np.sqrt(np.mean((predicted - ratings) ** 2))), float(np.mean(np.abs(predicted - ratings)))
 
 
 def describe(setting: TrainConfig) -> str:

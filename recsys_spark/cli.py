@@ -27,15 +27,17 @@ from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
 from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import require_done, run_stages, stages
 from recsys_spark.progress import JsonLines, Progress, configure_logging
-from recsys_spark.publication_log import current_publication
+from recsys_spark.publication_log import current_publication, log_folder
 from recsys_spark.redaction import redact
 from recsys_spark.report.explanation import explain_user
 from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
 from recsys_spark.report.plan_table import print_plan
+from recsys_spark.report.stage import page_path
 from recsys_spark.report.stored_run import StoredRun
 from recsys_spark.report.summary import print_summary
 from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.report.why_page import print_why, shown_ids
+from recsys_spark.report_commands import export_metrics, report
 from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
 from recsys_spark.runs_cli import COMMANDS
 from recsys_spark.session import build_session
@@ -45,6 +47,7 @@ from recsys_spark.tables import SIMILAR_ITEMS, SIMILAR_USERS
 from recsys_spark.train import TrainingPlan
 from recsys_spark.train.exchange_choice import choose_exchange
 from recsys_spark.train.plan_of_run import plan_run
+from recsys_spark.tune_command import tune
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +104,10 @@ def _stage_command(name: str, names: Sequence[str]) -> click.Command:
     return click.command(name, help=_DESCRIPTIONS[name], epilog=_EXIT_CODES)(command)
 
 
-for _name in STAGES:
+for _name in STAGES[:-1]:
     cli.add_command(_stage_command(_name, (_name,)))
 cli.add_command(_stage_command("pipeline", STAGES))
-for _command in (*COMMANDS, chaos):
+for _command in (*COMMANDS, chaos, report, export_metrics, tune):
     cli.add_command(_command)
 
 
@@ -187,7 +190,8 @@ def _print_plan(
     echo(f"interval: {interval.start.isoformat()} to {interval.end.isoformat()}" if interval else "interval: all times")
     echo("\n# plan, and where each stage writes")
     for stage in stages(names):
-        targets = [run.table_path(table) for table in stage.tables] or [f"{config.output.path}/publication_log"]
+        elsewhere = page_path(run) if stage.name == "report" else log_folder(config.output.path)
+        targets = [run.table_path(table) for table in stage.tables] or [elsewhere]
         echo(f"{stage.name:<10} {targets[0]}")
         for target in targets[1:]:
             echo(f"{'':<10} {target}")

@@ -10,12 +10,14 @@ import yaml
 from pydantic import Field, model_validator
 
 from recsys_spark.config_section import Section
+from recsys_spark.evaluate_config import EvaluateConfig
 from recsys_spark.feature_config import FeatureRegressionConfig, ItemFeaturesConfig, SideInformationConfig
 from recsys_spark.gate_config import GateConfig
 from recsys_spark.history_config import HistoryConfig
 from recsys_spark.input_config import IngestConfig, InputConfig
 from recsys_spark.neighbour_config import KnnConfig, SimilarConfig
 from recsys_spark.recommend_config import CatalogueConfig, RecommendConfig, TableFile
+from recsys_spark.tune_config import TuneConfig
 
 
 class TrainConfig(Section):
@@ -147,32 +149,6 @@ class TrainConfig(Section):
         return self
 
 
-class RatingModelConfig(Section):
-    """Where ``train.unobserved_weight`` makes scores other than ratings: the fit whose rating errors are told."""
-
-    reg_param: float = Field(default=3.0, gt=0, le=1e9)
-    reg_exponent: float = Field(default=0.3, ge=0, le=2)
-    bias_reg_param: float = Field(default=3.0, gt=0, le=1e9)
-
-
-class EvaluateConfig(Section):
-    """Held-out ratings, and what is measured on them."""
-
-    holdout_share: float = Field(default=0.1, ge=0.0, le=0.9, description="0: no evaluation")
-    n: int = Field(default=10, ge=1, le=1000)
-    relevant_rating: float | None = Field(
-        default=None, description="held-out ratings from here up count as hits; null: all"
-    )
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    rating_model: RatingModelConfig = RatingModelConfig()
-    holdout_items_share: float = Field(
-        default=0.0,
-        ge=0.0,
-        le=0.9,
-        description="share of the items that another fit does not see, to measure lists of new items; 0: not measured",
-    )
-
-
 class OutputConfig(Section):
     """Where everything goes."""
 
@@ -201,6 +177,7 @@ class PipelineConfig(Section):
     similar_users: SimilarConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
+    tune: TuneConfig = TuneConfig()
     output: OutputConfig
 
     @model_validator(mode="after")
@@ -256,9 +233,26 @@ class PipelineConfig(Section):
         return self
 
     @property
+    def measured_lengths(self) -> tuple[int, ...]:
+        """The lengths at which lists are measured, ascending."""
+        longest = self.recommend.mmr.pool if self.recommend.mmr is not None else max(self.evaluate.lengths)
+        return tuple(length for length in self.evaluate.lengths if length <= longest)
+
+    @property
     def new_ratings_input(self) -> InputConfig:
         """The log of the ratings that came after the others; ``recommend.new_ratings`` has to be set."""
         return self.input.model_copy(update={"path": self.recommend.new_ratings})
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> PipelineConfig:
+        evaluation, columns = self.evaluate, self.input.columns
+        if evaluation.split in ("last_k", "time") and columns.timestamp is None:
+            raise ValueError(f"evaluate.split: {evaluation.split} needs input.columns.timestamp")
+        if evaluation.split == "users" and self.train.model != "factors":
+            raise ValueError("evaluate.split: users folds users in, which is for train.model: factors")
+        if evaluation.item_knn and columns.rating is None:
+            raise ValueError("evaluate.item_knn averages ratings: it needs input.columns.rating")
+        return self
 
     @model_validator(mode="after")
     def _check_similar(self) -> PipelineConfig:
@@ -300,7 +294,7 @@ class PipelineConfig(Section):
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the content of the tables."""
-        content = self.model_dump(mode="json", exclude={"output"})
+        content = self.model_dump(mode="json", exclude={"output", "tune"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_yaml(self) -> str:

@@ -81,7 +81,7 @@ def _kind(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(_kind(part) for part in get_args(kind))
     if origin is not None:
-        return f"{origin.__name__}[{', '.join(_kind(part) for part in get_args(kind))}]"
+        return f"{origin.__name__}[{', '.join(_kind(part) for part in get_args(kind) if part is not ...)}]"
     return _NAMES[kind]
 
 

@@ -15,6 +15,7 @@ import recsys_spark.index.stage as index_stage
 import recsys_spark.ingest.stage as ingest_stage
 import recsys_spark.publish.stage as publish_stage
 import recsys_spark.recommend.stage as recommend_stage
+import recsys_spark.report.stage as report_stage
 import recsys_spark.train.stage as train_stage
 from recsys_spark.errors import ConfigError
 from recsys_spark.lease import Lease, held
@@ -42,6 +43,7 @@ _ALL = {
     "recommend": Stage("recommend", recommend_stage.run, recommend_stage.TABLES, ("index", "train")),
     "evaluate": Stage("evaluate", evaluate_stage.run, evaluate_stage.TABLES, ("index",)),
     "publish": Stage("publish", publish_stage.run, publish_stage.TABLES, ("ingest", "index", "recommend", "evaluate")),
+    "report": Stage("report", report_stage.run, report_stage.TABLES, ("publish",)),
 }
 
 

@@ -21,6 +21,11 @@ def is_held_out(share: float, seed: int) -> Column:
     return bucket < F.lit(round(share * _BUCKETS))
 
 
+def share_of(index: str, share: float, seed: int) -> Column:
+    """Return whether a user or an item is among about ``share`` of all, by a hash of the index column's value."""
+    return F.pmod(F.xxhash64(index, F.lit(seed)), F.lit(_BUCKETS)) < F.lit(round(share * _BUCKETS))
+
+
 def split_ratings(ratings: DataFrame, share: float, seed: int) -> tuple[DataFrame, DataFrame]:
     """Return (training, held-out) ratings; a projection, no shuffle."""
     held_out = is_held_out(share, seed)

@@ -23,7 +23,7 @@ from recsys_spark.redaction import redacted
 from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import Table
 
-STAGES = ("ingest", "index", "features", "train", "recommend", "evaluate", "publish")
+STAGES = ("ingest", "index", "features", "train", "recommend", "evaluate", "publish", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +232,6 @@ def _changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "
         name = f"{prefix}{key}"
         if isinstance(old, dict) and isinstance(new, dict):
             changed += _changed_keys(old, new, f"{name}.")
-        elif old != new and not name.startswith("output."):
+        elif old != new and not name.startswith(("output.", "tune.")):
             changed.append(name)
     return changed

@@ -320,15 +320,30 @@ POPULARITY = Table(
     ),
     ("segment", "item_id"),
 )
+EVALUATION_SPLIT = Table(
+    "evaluation_split",
+    StructType(
+        [
+            *INDEXED_RATINGS.schema.fields,
+            _column(
+                "part", StringType(), "training; held_out: measured on; fold_in: what held-out users are solved from"
+            ),
+        ]
+    ),
+    ("user_index", "item_index"),
+)
 METRICS = Table(
     "metrics",
     StructType(
         [
             _column("model", StringType(), "model, or the baseline it stands beside"),
-            _column("metric", StringType(), "name of the measure"),
+            _column("metric", StringType(), "name of the measure; @n: of lists of n items"),
+            _column("segment", StringType(), "all, or the group of users or held-out items that it is about"),
             _column("value", DoubleType(), "its value"),
-            _column("n", LongType(), "ratings or users it was measured on"),
+            _column("low", DoubleType(), "lower end of its 95% interval over users; null where there is none"),
+            _column("high", DoubleType(), "upper end of its 95% interval over users; null where there is none"),
+            _column("n", LongType(), "ratings, users or items it was measured on"),
         ]
     ),
-    ("model", "metric"),
+    ("model", "metric", "segment"),
 )

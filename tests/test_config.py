@@ -128,6 +128,14 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
             {"evaluate": {"holdout_share": 1.5}},
             "evaluate.holdout_share: Input should be less than or equal to 0.9",
         ),
+        ({"evaluate": {"split": "last_k"}}, "evaluate.split: last_k needs input.columns.timestamp"),
+        ({"evaluate": {"split": "users"}, "train": {"model": "item_knn"}}, "which is for train.model: factors"),
+        ({"evaluate": {"split": "random", "from_day": "2026-01-01"}}, "from_day is for split: time"),
+        ({"evaluate": {"at": [0]}}, "lengths of lists are from 1 to 1000"),
+        ({"evaluate": {"activity_bounds": [5, 5]}}, "activity_bounds must be ascending"),
+        ({"tune": {"space": {"rank": [8, 8]}}}, "rank needs at least one value, and none twice"),
+        ({"tune": {"space": {"rank": []}}}, "rank needs at least one value"),
+        ({"tune": {"space": {"ranks": [8]}}}, "did you mean tune.space.rank?"),
         ({"name": "../x"}, "name: String should match pattern"),
     ],
 )
@@ -200,6 +208,7 @@ def test_fingerprint_follows_content_not_place(write_config: Callable[..., str])
     path = write_config()
     base = load_config(path).fingerprint()
     assert load_config(path, ["output.path=elsewhere"]).fingerprint() == base
+    assert load_config(path, ["tune.trials=3"]).fingerprint() == base, "a search does not change the tables"
     assert load_config(path, ["train.seed=1"]).fingerprint() != base
 
 

@@ -2,241 +2,231 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, replace
+import logging
+from dataclasses import asdict
 from typing import Any
 
-import pyarrow as pa
-from pyspark.sql import DataFrame
+import numpy as np
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.config import TrainConfig
-from recsys_spark.evaluate.activity import measure_by_activity
-from recsys_spark.evaluate.label_errors import LabelPredictors, item_label_means, measure_label_errors
+from recsys_spark.evaluate.baselines import (
+    BIAS_ONLY,
+    GLOBAL_MEAN,
+    ITEM_KNN,
+    ITEM_MEAN,
+    ItemTotals,
+    bias_only,
+    item_totals,
+)
+from recsys_spark.evaluate.estimates import Estimate, comparisons, single
+from recsys_spark.evaluate.held_out_ratings import HeldOutRatings, hold_out
+from recsys_spark.evaluate.list_kinds import BY_SCORE_ALONE, MODEL, measure_lists
+from recsys_spark.evaluate.measured_models import fit_measured, vectors_folder
 from recsys_spark.evaluate.new_items import measure_new_items
-from recsys_spark.evaluate.ranking import measure_ranking, relevant_items
-from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
-from recsys_spark.features import read_item_features
-from recsys_spark.rating_blocks import ITEMS
-from recsys_spark.rating_split import split_by_item, split_ratings
-from recsys_spark.recommend import Candidates, read_categories, users_with_history, with_variety, write_lists
+from recsys_spark.evaluate.rating_errors import N_BINS, ErrorInput, Errors, calibration_error, measure_errors
+from recsys_spark.evaluate.shares import item_classes
+from recsys_spark.evaluate.splits import FOLD_IN, HELD_OUT, TRAINING
 from recsys_spark.run_directory import StageContext
 from recsys_spark.storage import join
-from recsys_spark.tables import METRICS
-from recsys_spark.train import Continuation, Factorization, fit_model, training_ratings
+from recsys_spark.tables import EVALUATION_SPLIT, METRICS
+from recsys_spark.train import Factorization
 
-TABLES = (METRICS,)
-MODEL, RATING_MODEL, BY_SCORE_ALONE = "model", "rating_model", "by_score_alone"
-BIAS_ONLY, ITEM_MEAN, POPULARITY = "bias_only", "item_mean", "popularity"
+log = logging.getLogger(__name__)
+
+TABLES = (EVALUATION_SPLIT, METRICS)
+RATING_MODEL = "rating_model"
+# What nobody would put in the model's place is no baseline of it.
+_OURS = (MODEL, RATING_MODEL, BY_SCORE_ALONE)
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Measure the configured model on ratings that it was not trained on.
 
     The published factors are fitted to all ratings, so they cannot be judged by any of them: the same
-    configuration is fitted again to the ratings that are not held out, and that model is measured. Rating
-    errors stand beside the item mean and a model of biases alone, rankings beside popularity.
+    configuration is fitted again to the ratings that are not held out, and that model is measured. Errors stand
+    beside means and a model of biases alone, rankings beside what is popular.
 
     Returns
     -------
     dict
-        The metrics as rows, the numbers of training and held-out ratings, and the history of the fit.
+        The metrics as rows, the comparisons with baselines, the calibration, the numbers of ratings in each part, and
+        the history of the fit.
     """
-    config = context.config.evaluate
-    training, held_out = split_ratings(training_ratings(context), config.holdout_share, config.seed)
-    training, held_out = training.persist(), held_out.persist()
+    if context.config.evaluate.holdout_share == 0:
+        return _nothing_to_measure(context, {TRAINING: 0, FOLD_IN: 0, HELD_OUT: 0})
+    parts = hold_out(context)
+    if parts.counts[HELD_OUT] == 0 or parts.counts[TRAINING] == 0:
+        return _nothing_to_measure(context, parts.counts)
     try:
-        n_training, n_held_out = training.count(), held_out.count()
-        if n_held_out == 0 or n_training == 0:
-            return _nothing_to_measure(context, n_training, n_held_out)
-        model = _fit(context, training, context.config.train, "evaluate")
-        rows = _error_rows(context, training, held_out, model) + _ranking_rows(context, training, held_out, model)
-        if context.config.train.model == "feature_regression":
-            rows += _activity_rows(context, training, held_out, model)
-        if config.holdout_items_share > 0:
-            rows += _new_item_rows(context)
+        totals = _item_totals(context, parts)
+        model = fit_measured(context, parts, context.config.train, "evaluate")
+        item_knn = _item_knn(context, parts)
+        errors = _errors(context, parts, totals, model, item_knn)
+        estimates = errors.estimates + measure_lists(context, parts, model, totals, item_knn)
+        if context.config.evaluate.holdout_items_share > 0:
+            estimates += measure_new_items(context)
     finally:
-        training.unpersist()
-        held_out.unpersist()
-        context.storage.remove(_vectors_folder(context))
+        context.storage.remove(vectors_folder(context))
+        context.storage.remove(_scores_path(context))
+    rows = [estimate.row() for estimate in estimates]
     context.write(METRICS, context.spark.createDataFrame(rows, METRICS.schema))
-    for name, metric, value, _ in rows:
-        context.progress.say(f"evaluate: {metric} {value:.5f} ({name})", model=name, metric=metric, value=value)
+    compared = _comparisons(context, estimates)
+    _say(context, estimates, compared)
     return {
-        "n_training": n_training,
-        "n_held_out": n_held_out,
+        **_sizes(parts.counts),
+        "split": context.config.evaluate.split,
+        "from_time": parts.from_time,
         "metrics": [dict(zip(METRICS.schema.names, row, strict=True)) for row in rows],
+        "comparisons": compared,
+        "calibration": errors.calibration,
         "history": [asdict(step) for step in model.history],
     }
 
 
-def _nothing_to_measure(context: StageContext, n_training: int, n_held_out: int) -> dict[str, Any]:
+def _sizes(counts: dict[str, int]) -> dict[str, int]:
+    return {"n_training": counts[TRAINING], "n_fold_in": counts[FOLD_IN], "n_held_out": counts[HELD_OUT]}
+
+
+def _nothing_to_measure(context: StageContext, counts: dict[str, int]) -> dict[str, Any]:
+    config = context.config.evaluate
     context.progress.say(
-        f"evaluate: nothing measured: {n_held_out:,} ratings held out and {n_training:,} left to train on "
-        f"(evaluate.holdout_share {context.config.evaluate.holdout_share:g})"
+        f"evaluate: nothing measured: {counts[HELD_OUT]:,} ratings held out and {counts[TRAINING]:,} left to train on "
+        f"(evaluate.holdout_share {config.holdout_share:g}, split {config.split})"
     )
     context.write(METRICS, context.spark.createDataFrame([], METRICS.schema))
-    return {"n_training": n_training, "n_held_out": n_held_out, "metrics": [], "history": []}
+    nothing: dict[str, Any] = {name: [] for name in ("metrics", "comparisons", "calibration", "history")}
+    return {**_sizes(counts), "split": config.split, "from_time": None, **nothing}
 
 
-def _fit(context: StageContext, training: DataFrame, config: TrainConfig, title: str) -> Factorization:
-    sizes = context.record("index")
-    folder = join(_vectors_folder(context), title.replace(" ", "-"))
-    return fit_model(
-        context.spark,
-        training,
-        config,
-        n_users=sizes["n_users"],
-        n_items=sizes["n_items"],
-        progress=context.progress,
-        title=title,
-        continuation=Continuation(storage=context.storage, folder=folder),
-        features=read_item_features(context) if config.uses_features else None,
-    )
+def _label(context: StageContext) -> Column | None:
+    """Return the label of a rating where the loss is about labels."""
+    config = context.config.train
+    if config.loss != "logistic":
+        return None
+    threshold = config.positive_threshold
+    return F.col("rating") if threshold is None else (F.col("rating") >= threshold).cast("double")
 
 
-def _vectors_folder(context: StageContext) -> str:
-    """Return where the vectors of the fits lie that are routed."""
-    return join(context.run.path, "_evaluated_vectors")
+def _item_totals(context: StageContext, parts: HeldOutRatings) -> ItemTotals:
+    n_items = context.record("index")["n_items"]
+    days = context.config.evaluate.recent_days
+    return item_totals(parts.training, n_items, label=_label(context), recent_days=days)
 
 
-def _error_rows(
-    context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
-) -> list[tuple[str, str, float, int]]:
+def _item_knn(context: StageContext, parts: HeldOutRatings) -> Factorization | None:
+    config = context.config
+    if not config.evaluate.item_knn or config.train.model == "item_knn":
+        return None
+    update = {"model": "item_knn", "knn": config.evaluate.knn}
+    return fit_measured(context, parts, config.train.model_copy(update=update), "evaluate item_knn")
+
+
+def _errors(
+    context: StageContext,
+    parts: HeldOutRatings,
+    totals: ItemTotals,
+    model: Factorization,
+    item_knn: Factorization | None,
+) -> Errors:
     """Measure what the loss makes scores predict: ratings, labels, or (implicit) nothing but an order."""
     config = context.config.train
-    if config.loss == "logistic":
-        return _label_error_rows(context, training, held_out, model)
-    if config.loss != "squared":
-        return []
-    if config.unobserved_weight == 0:
-        return _rating_error_rows(context, training, held_out, MODEL, model)
-    # Pulled towards zero by all that was not rated, scores order items but are no ratings any more.
-    update = {"unobserved_weight": 0.0, **context.config.evaluate.rating_model.model_dump()}
-    rating_model = _fit(context, training, config.model_copy(update=update), "evaluate rating model")
-    return _rating_error_rows(context, training, held_out, RATING_MODEL, rating_model)
+    if config.loss not in ("squared", "logistic"):
+        return Errors([], [])
+    predictors = {MODEL: model}
+    penalties: dict[str, float] = {}
+    if config.loss == "squared" and config.unobserved_weight > 0:
+        # Pulled towards zero by all that was not rated, scores order items but are no ratings any more.
+        penalties = context.config.evaluate.rating_model.model_dump()
+        plain = config.model_copy(update={"unobserved_weight": 0.0, **penalties})
+        predictors = {RATING_MODEL: fit_measured(context, parts, plain, "evaluate rating model")}
+    if config.loss == "squared":
+        predictors[BIAS_ONLY] = fit_measured(context, parts, bias_only(config, penalties), "evaluate bias-only")
+        if item_knn is not None:
+            predictors[ITEM_KNN] = item_knn
+    scored = _scored(context, parts, totals, predictors)
+    names = (*predictors, ITEM_MEAN, GLOBAL_MEAN)
+    errors = measure_errors(scored, _error_input(context, totals, names))
+    if errors.calibration:
+        distance = calibration_error(errors.calibration)
+        errors.estimates.append(single(names[0], "calibration_error", distance, parts.counts[HELD_OUT]))
+    return errors
 
 
-def _label_error_rows(
-    context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
-) -> list[tuple[str, str, float, int]]:
-    threshold = context.config.train.positive_threshold
-    label = F.col("rating") if threshold is None else (F.col("rating") >= threshold).cast("float")
-    means = item_label_means(training, context.record("index")["n_items"], threshold)
-    errors = measure_label_errors(held_out.withColumn("rating", label), LabelPredictors(model, means))
-    return [
-        (name, metric, value, found.n)
-        for name, found in errors.items()
-        for metric, value in (("log_loss", found.log_loss), ("auc", found.auc))
-    ]
-
-
-def _rating_error_rows(
-    context: StageContext, training: DataFrame, held_out: DataFrame, name: str, model: Factorization
-) -> list[tuple[str, str, float, int]]:
-    bias_only = context.config.train.model_copy(
-        update={
-            "model": "factors",
-            "unobserved_weight": 0.0,
-            "rank": 0,
-            "biases": True,
-            "nonnegative": False,
-            "side_information": None,
-            "solver": "auto",
-            "updates": "alternating",
-        }
+def _scored(
+    context: StageContext, parts: HeldOutRatings, totals: ItemTotals, predictors: dict[str, Factorization]
+) -> DataFrame:
+    """Write the held-out ratings with a column of predictions per predictor, and read them."""
+    label = _label(context)
+    scored = parts.held_out.select(
+        "user_index", "item_index", (F.col("rating") if label is None else label).alias("rating")
     )
-    if context.config.train.unobserved_weight > 0:
-        bias_only = bias_only.model_copy(update=context.config.evaluate.rating_model.model_dump())
-    predictors = Predictors(
-        {name: model, BIAS_ONLY: _fit(context, training, bias_only, "evaluate bias-only")},
-        item_means(training, context.record("index")["n_items"], model.mean_rating),
-        model.mean_rating,
-        # Sums of ratings may lie outside the range of a single one.
-        None if context.config.ingest.duplicates == "sum" else context.config.ingest.rating_range,
+    scored = scored.join(parts.known_counts(), "user_index", "left").fillna(0, ["n_known"])
+    for name, model in predictors.items():
+        unknown = None if model.biases or label is not None else totals.mean
+        scored = model.with_scores(scored, name, unknown=unknown)
+        if label is not None:
+            # As the logistic function, without overflow.
+            scored = scored.withColumn(name, 0.5 * (1.0 + F.tanh(0.5 * F.col(name))))
+    scored = scored.join(totals.mean_frame(context.spark), "item_index").withColumn(GLOBAL_MEAN, F.lit(totals.mean))
+    path = _scores_path(context)
+    context.storage.remove(path)
+    scored.write.parquet(path)
+    return context.spark.read.parquet(path)
+
+
+def _scores_path(context: StageContext) -> str:
+    return join(context.run.path, "_evaluated_scores")
+
+
+def _error_input(context: StageContext, totals: ItemTotals, names: tuple[str, ...]) -> ErrorInput:
+    config, evaluation = context.config, context.config.evaluate
+    are_labels = config.train.loss == "logistic"
+    # Sums of ratings may lie outside the range of a single one.
+    limits = None if are_labels or config.ingest.duplicates == "sum" else config.ingest.rating_range
+    low, high = (0.0, 1.0) if are_labels else limits or (totals.lowest, totals.highest)
+    classes, class_names = item_classes(totals.counts)
+    return ErrorInput(
+        predictors=names,
+        are_labels=are_labels,
+        relevant=None if are_labels else evaluation.relevant_rating,
+        limits=limits,
+        center=totals.mean,
+        edges=np.linspace(low, high, N_BINS + 1)[1:-1],
+        item_class=classes,
+        class_names=tuple(class_names),
+        activity_bounds=evaluation.activity_bounds,
+        replicates=evaluation.replicates,
+        seed=evaluation.seed,
     )
-    errors = measure_rating_errors(held_out, predictors)
-    return [
-        (predictor, metric, value, errors[predictor].n)
-        for predictor in (name, BIAS_ONLY, ITEM_MEAN)
-        for metric, value in (("rmse", errors[predictor].rmse), ("mae", errors[predictor].mae))
+
+
+def _comparisons(context: StageContext, estimates: list[Estimate]) -> list[dict[str, Any]]:
+    """Set the model beside every baseline: by its lists, and by the errors of what predicts ratings or labels."""
+    wanted = [
+        (MODEL, f"ndcg@{context.config.evaluate.n}"),
+        (MODEL, "rmse"),
+        (RATING_MODEL, "rmse"),
+        (MODEL, "log_loss"),
     ]
+    found = [row for model, metric in wanted for row in comparisons(estimates, model, metric)]
+    return [row for row in found if row["baseline"] not in _OURS]
 
 
-def _activity_rows(
-    context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
-) -> list[tuple[str, str, float, int]]:
-    """Measure errors by the users' number of training ratings."""
-    config = context.config
-    relevant = config.evaluate.relevant_rating
-    if model.loss == "logistic":
-        threshold = 1.0 if config.train.positive_threshold is None else config.train.positive_threshold
-    else:
-        threshold = model.mean_rating if relevant is None else relevant
-    limits = None if config.ingest.duplicates == "sum" else config.ingest.rating_range
-    found = measure_by_activity(held_out, training, model, threshold=threshold, limits=limits)
-    measured = [
-        (MODEL, f"{metric}, users of {one.bucket}", float(getattr(one, metric)), one.n)
-        for one in found
-        for metric in ("rmse", "mae", "log_loss", "auc")
-    ]
-    return [row for row in measured if not math.isnan(row[2])]
-
-
-def _new_item_rows(context: StageContext) -> list[tuple[str, str, float, int]]:
-    """Measure lists of items whose ratings a fit has not seen, one and all."""
-    config = context.config.evaluate
-    training, held_out = split_by_item(training_ratings(context), config.holdout_items_share, config.seed)
-    if training.isEmpty() or held_out.isEmpty():
-        context.progress.say("evaluate: lists of new items are not measured: no item is held out, or every one is")
-        return []
-    model = _fit(context, training, context.config.train, "evaluate new items")
-    return measure_new_items(context, model, held_out)
-
-
-def _ranking_rows(
-    context: StageContext, training: DataFrame, held_out: DataFrame, model: Factorization
-) -> list[tuple[str, str, float, int]]:
-    """Measure the lists as users get them, beside those by score alone where these differ, and popularity.
-
-    Limits per category, marginal relevance and damping act as in the recommend stage. Deny and allow lists, blocks
-    and the days of sale do not: they are about today, and the held-out ratings about the past. Training ratings are
-    always left out, for none of them is held out.
-    """
-    config = context.config.evaluate
-    relevant = relevant_items(held_out, config.relevant_rating).persist()
-    user_factors = model.rows_for_lists(context.spark)
-    users = relevant.selectExpr("user_index", "user_index as user")
-    by_score = _candidates(model)
-    as_listed = with_variety(by_score, read_categories(context), context.config.recommend)
-    kinds = [(MODEL, user_factors, as_listed), (POPULARITY, user_factors.limit(0), as_listed)]
-    if as_listed is not by_score:
-        kinds.insert(1, (BY_SCORE_ALONE, user_factors, by_score))
-    rows = []
-    for name, factors, candidates in kinds:
-        path = join(context.run.path, "_evaluated_lists")
-        context.storage.remove(path)
-        with_history = users_with_history(users, factors, training, n_hidden=context.record("index")["n_ratings"])
-        write_lists(with_history, candidates, n=config.n, path=path)
-        lists = context.spark.read.parquet(path).selectExpr("user as user_index", "recommendations.item_id as items")
-        metrics, n_users = measure_ranking(lists, relevant, config.n)
-        rows += [(name, f"{metric}@{config.n}", value, n_users) for metric, value in metrics.items() if n_users]
-        context.storage.remove(path)
-    relevant.unpersist()
-    return rows
-
-
-def _candidates(model: Factorization) -> Candidates:
-    """Return the items that the training ratings know, labelled by index; their vectors come to the driver."""
-    known, vectors = model.trained_vectors(ITEMS)
-    candidates = Candidates.from_items(
-        pa.array(known),
-        known,
-        vectors,
-        model.item_degrees[known],
-        n_items=len(model.item_degrees),
-        global_mean=model.global_mean,
-        biases=model.biases,
-        as_probability=model.loss == "logistic",
-    )
-    return replace(candidates, neighbours=model.averages(candidates.column_of_index, len(known)))
+def _say(context: StageContext, estimates: list[Estimate], compared: list[dict[str, Any]]) -> None:
+    headline = (f"ndcg@{context.config.evaluate.n}", "rmse", "mae", "log_loss", "auc")
+    for found in estimates:
+        if found.metric in headline and found.segment == "all":
+            context.progress.say(
+                f"evaluate: {found.metric} {found.value:.5f} ({found.model})",
+                model=found.model,
+                metric=found.metric,
+                value=found.value,
+            )
+    for row in compared:
+        if row["verdict"] != "better":
+            log.warning(
+                f"evaluate: {row['model']} does not beat {row['baseline']} by {row['metric']}: "
+                f"{row['verdict']}, {row['advantage']:+.5f}",
+                extra={"fields": row},
+            )

@@ -17,7 +17,9 @@ In the order of use:
 * `pair_scores`, `top_n`: scores of given pairs; the best unseen columns of every row.
 * `similarity`, `common_ratings`, `neighbours`: how alike rows are; the most similar rows of every row.
 * `neighbour_average`: predictions and lists from what neighbours thought.
-* `ranking_metrics`: how good those lists are.
+* `ranking_metrics`, `list_variety`: how good those lists are, and how varied.
+* `label_metrics`: how well scores tell labels apart.
+* `bootstrap`: how far measures could be off.
 
 Results are bit-for-bit independent of how rows are divided into blocks, batches or tiles, for a given NumPy,
 BLAS, processor type and number of BLAS threads. Run BLAS on one thread per worker.

@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.factor_tables import collect_rows, factor_batch
+from recsys_spark.kernels.arrays import Float32Array, Int32Array
 from recsys_spark.kernels.fixed_side import FixedSide
 from recsys_spark.kernels.fold_in import fold_in
 from recsys_spark.kernels.solve_rows import RowProblem
@@ -33,6 +34,7 @@ from recsys_spark.train import (
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
+    from recsys_spark.config import TrainConfig
     from recsys_spark.run_directory import StageContext
 
 log = logging.getLogger(__name__)
@@ -136,15 +138,36 @@ def fold_in_blocks(batches: Iterator[pa.RecordBatch], given: SharedValue[FoldInI
         yield factor_batch(USERS, block.row_index, vectors, block.degrees, biases=given.value.biases)
 
 
-def _input(context: StageContext) -> FoldInInput:
-    config, model = context.config.train, context.record("train")
-    index, found = collect_rows(context.read(ITEM_FACTORS), ITEMS, biases=model["biases"])
-    n_items = context.record("index")["n_items"]
+def fold_in_input(
+    index: Int32Array, found: Float32Array, n_items: int, config: TrainConfig, global_mean: float, *, biases: bool
+) -> FoldInInput:
+    """Prepare what every task is given to fold users in.
+
+    Parameters
+    ----------
+    index : int32 array of shape (n,)
+        The trained items.
+    found : float32 array of shape (n, width)
+        Their vectors, the bias last.
+    n_items : int
+        Size of the item index.
+    config : TrainConfig
+        Of the model.
+    global_mean : float
+    biases : bool
+    """
     vectors, is_trained = np.zeros((n_items, found.shape[1]), np.float32), np.zeros(n_items, np.bool_)
     vectors[index], is_trained[index] = found, True
     problem = row_problem(config)
-    constant = constant_of_rows(config, model["global_mean"])
-    return FoldInInput(prepare_fixed(vectors, is_trained, constant, problem), problem, model["biases"])
+    constant = constant_of_rows(config, global_mean)
+    return FoldInInput(prepare_fixed(vectors, is_trained, constant, problem), problem, biases)
+
+
+def _input(context: StageContext) -> FoldInInput:
+    model = context.record("train")
+    index, found = collect_rows(context.read(ITEM_FACTORS), ITEMS, biases=model["biases"])
+    n_items = context.record("index")["n_items"]
+    return fold_in_input(index, found, n_items, context.config.train, model["global_mean"], biases=model["biases"])
 
 
 def _ratings_to_fold(context: StageContext) -> DataFrame:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pyspark.sql import functions as F
 from rich.console import Console
 from rich.table import Table as Grid
 
 from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
+from recsys_spark.report.samples import sample_items, sample_users
+from recsys_spark.report.stage import page_path
 from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.run_directory import STAGES, StageContext
 from recsys_spark.storage import join
-from recsys_spark.tables import ITEM_FACTORS, SIMILAR_ITEMS, USER_FACTORS, Table
+from recsys_spark.tables import SIMILAR_ITEMS, Table
 
 _SAMPLE_USERS, _SAMPLE_ITEMS = 3, 2
-# Long enough a history to judge the list by, short enough to read.
-_READABLE_HISTORY = (8, 40)
 
 
 def print_summary(console: Console, context: StageContext, tables: dict[str, tuple[Table, ...]]) -> None:
@@ -39,7 +38,7 @@ def print_summary(console: Console, context: StageContext, tables: dict[str, tup
     if "train" in records:
         _print_objective(console, records["train"])
     if "evaluate" in records:
-        _print_metrics(console, records["evaluate"])
+        _print_metrics(console, records["evaluate"], context.config.evaluate.n)
     if "recommend" in records and "train" in records:
         _print_users(console, context)
         _print_similar_items(console, context)
@@ -87,40 +86,49 @@ def _print_objective(console: Console, record: dict[str, Any]) -> None:
     console.print(grid)
 
 
-def _print_metrics(console: Console, record: dict[str, Any]) -> None:
-    rows = record["metrics"]
+def _print_metrics(console: Console, record: dict[str, Any], n: int) -> None:
+    """Print the measures over all users, of lists those of length n, and what the model does not beat in red."""
+    rows = [row for row in record["metrics"] if row["segment"] == "all"]
+    rows = [row for row in rows if "@" not in row["metric"] or row["metric"].endswith(f"@{n}")]
     if not rows:
         console.print("nothing was held out, so nothing was measured")
         return
     models = list(dict.fromkeys(row["model"] for row in rows))
-    title = f"on {record['n_held_out']:,} held-out ratings, fitted to the other {record['n_training']:,}"
+    title = (
+        f"on {record['n_held_out']:,} held-out ratings (split: {record['split']}), fitted to {record['n_training']:,}"
+    )
     grid = _grid(title, "metric", *models, "measured on")
     for metric in dict.fromkeys(row["metric"] for row in rows):
         by_model = {row["model"]: row for row in rows if row["metric"] == metric}
-        values = [f"{by_model[m]['value']:.4f}" if m in by_model else "" for m in models]
-        n = next(iter(by_model.values()))["n"]
-        grid.add_row(metric, *values, f"{n:,} {'users' if '@' in metric else 'ratings'}")
+        values = [_with_interval(by_model[m]) if m in by_model else "" for m in models]
+        grid.add_row(metric, *values, f"{next(iter(by_model.values()))['n']:,}")
     console.print(grid)
+    for row in record["comparisons"]:
+        if row["verdict"] != "better":
+            text = f"{row['model']} does not beat {row['baseline']} by {row['metric']}: {row['verdict']}"
+            console.print(f"{text} ({row['advantage']:+.4f})", style="bold red", highlight=False)
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    """Return a value, and how far half its interval reaches."""
+    if row["low"] is None:
+        return f"{row['value']:.4f}"
+    return f"{row['value']:.4f} ±{(row['high'] - row['low']) / 2:.4f}"
 
 
 def _print_users(console: Console, context: StageContext) -> None:
-    users = context.read(USER_FACTORS).select("user_id", "n_ratings")
-    preferred = F.col("n_ratings").between(*_READABLE_HISTORY)
-    chosen = users.orderBy(~preferred, F.xxhash64("user_id")).limit(_SAMPLE_USERS).collect()
     read = partial(read_user, context.run, context.storage, duplicates=context.config.ingest.duplicates)
-    for row in chosen:
+    for user_id in sample_users(context, _SAMPLE_USERS):
         console.print()
-        print_user(console, read(row["user_id"], context.spark))
+        print_user(console, read(user_id, context.spark))
     console.print()
 
 
 def _print_similar_items(console: Console, context: StageContext) -> None:
     if not context.storage.exists(context.run.table_path(SIMILAR_ITEMS)):
         return
-    items = context.read(ITEM_FACTORS).select("item_id", "n_ratings")
-    # Many have as many ratings as the first; ids would then take old or short names alone.
-    for row in items.orderBy(F.desc("n_ratings"), F.xxhash64("item_id")).limit(_SAMPLE_ITEMS).collect():
-        page = read_neighbours(context.run, context.storage, SIMILAR_ITEMS, row["item_id"], context.spark)
+    for item_id in sample_items(context, _SAMPLE_ITEMS):
+        page = read_neighbours(context.run, context.storage, SIMILAR_ITEMS, item_id, context.spark)
         print_neighbours(console, page)
         console.print()
 
@@ -145,6 +153,8 @@ def _print_places(
             path = context.run.table_path(table)
             if context.storage.exists(path):
                 console.print(f"  {path}", soft_wrap=True, highlight=False)
+    if "report" in records:
+        console.print(f"page: {page_path(context.run)}", soft_wrap=True, highlight=False)
     if "publish" in records:
         console.print(f"manifest: {join(context.run.path, 'manifest.json')}", soft_wrap=True, highlight=False)
         entry = records["publish"]["publication"]

@@ -8,12 +8,14 @@ from recsys_spark.train.model import Factorization
 from recsys_spark.train.neighbourhoods import evidence_rows, read_neighbourhoods
 from recsys_spark.train.observations import constant_of_rows, further_observations, latest_time
 from recsys_spark.train.observed_row import observed_row
+from recsys_spark.train.several import SeveralFits, observation_key
 from recsys_spark.train.training_plan import TrainingPlan, describe_methods
 from recsys_spark.train.training_ratings import training_ratings
 
 __all__ = [
     "Continuation",
     "Factorization",
+    "SeveralFits",
     "TrainingPlan",
     "constant_of_rows",
     "describe_methods",
@@ -22,6 +24,7 @@ __all__ = [
     "fit_model",
     "further_observations",
     "latest_time",
+    "observation_key",
     "observed_row",
     "prepare_fixed",
     "read_neighbourhoods",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from recsys_spark.train.model import Vectors
 
 _SIZES = ("block_bytes", "worker_bytes")
-_SOLVED_SCHEMA = "block int, row_index binary, vectors binary, sums binary, seconds double, " + ", ".join(
+SOLVED_SCHEMA = "block int, row_index binary, vectors binary, sums binary, seconds double, " + ", ".join(
     [*(f"{name} double" for name in Shares._fields), *(f"{name} long" for name in _SIZES)]
 )
 # These go on from where a row was; the others forget it, and need not be sent it.
@@ -179,16 +179,16 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Ar
     with shared(blocks.frame.sparkSession, given) as everywhere:
         pieces = blocks.hot.copies if blocks.hot is not None else ""
         by_copy = partial(solve_from_copies, given=everywhere, copies=blocks.copies, pieces=pieces)
-        solved = blocks.frame.select("block").mapInArrow(by_copy, _SOLVED_SCHEMA).toArrow()
+        solved = blocks.frame.select("block").mapInArrow(by_copy, SOLVED_SCHEMA).toArrow()
         missing = (
             [row["block"] for row in solved.to_pylist() if row["row_index"] is None] if _has_missing(solved) else []
         )
         if missing:
             in_full = partial(solve_from_batches, given=everywhere, copies=blocks.copies, pieces=pieces)
-            rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, _SOLVED_SCHEMA).toArrow()
+            rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, SOLVED_SCHEMA).toArrow()
             solved = pa.concat_tables([solved.filter(pc.is_valid(solved["row_index"])), rest])
         hot = _solve_hot(blocks.hot, given, everywhere, solved)
-    return _collect(solved, hot, len(blocks.degrees), given, pickled_bytes(given))
+    return collect_solved(solved, hot, len(blocks.degrees), given, pickled_bytes(given))
 
 
 def _solve_hot(
@@ -213,10 +213,10 @@ def _has_missing(solved: pa.Table) -> bool:
     return bool(solved["row_index"].null_count)
 
 
-def _collect(
+def collect_solved(
     solved: pa.Table, hot: RowSolution | None, n_rows: int, given: HalfIterationInput, broadcast_bytes: int
 ) -> tuple[Float32Array, Shares, HalfIterationSizes]:
-    """Put the blocks' rows and the hot rows in their places."""
+    """Put the blocks' rows and the hot rows in their places; return vectors, shares and sizes as `solve_side`."""
     width = given.fixed.width
     vectors = np.zeros((n_rows, width), np.float32)
     for batch in solved.to_batches():
@@ -240,7 +240,7 @@ def solve_from_copies(
     for batch in batches:
         for number in batch["block"].to_pylist():
             block = open_copy(copies, number)
-            yield _missing(number) if block is None else _solve(number, block, given.value, pieces)
+            yield missing_block(number) if block is None else solve_block(number, block, given.value, pieces)
 
 
 def solve_from_batches(
@@ -249,7 +249,7 @@ def solve_from_batches(
     """Worker: blocks -> solved rows, leaving a copy of each block for the next half-iteration."""
     for number, block in blocks_from_arrow(batches):
         save_copy(copies, number, block)
-        yield _solve(number, block, given.value, pieces)
+        yield solve_block(number, block, given.value, pieces)
 
 
 def sums_of_pieces(pieces: CsrBlock, given: SharedValue[HalfIterationInput]) -> Int64Array:
@@ -264,7 +264,8 @@ def losses_of_pieces(pieces: CsrBlock, given: SharedValue[HalfIterationInput], t
     return evaluate_pieces(pieces, given.value.fixed, given.value.problem.loss, tried)
 
 
-def _solve(number: int, block: CsrBlock, given: HalfIterationInput, pieces: str) -> pa.RecordBatch:
+def solve_block(number: int, block: CsrBlock, given: HalfIterationInput, pieces: str) -> pa.RecordBatch:
+    """Solve a block's rows, and add up its hot pieces; return one row of ``SOLVED_SCHEMA``."""
     started = time.process_time()
     start, expected = (None if rows is None else rows[block.row_index] for rows in (given.start, given.expected))
     left_out = None if given.hot is None else given.hot.hot.are_in(block)
@@ -294,7 +295,8 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _missing(number: int) -> pa.RecordBatch:
+def missing_block(number: int) -> pa.RecordBatch:
+    """Return the row of a block that this machine has no copy of."""
     nulls = {name: pa.nulls(1, pa.binary()) for name in ("row_index", "vectors", "sums")}
     zeros = {name: pa.array([0.0], pa.float64()) for name in ("seconds", *Shares._fields)}
     sizes = {name: pa.array([0], pa.int64()) for name in _SIZES}

@@ -1,75 +1,286 @@
+"""Measures on Spark against scikit-learn, trec_eval and plain loops."""
+
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
+from itertools import combinations
 
+import ir_measures
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyspark.sql import SparkSession
+from ir_measures import AP, RR, P, R, Success, nDCG
+from pyspark.sql import DataFrame, SparkSession
+from sklearn.metrics import log_loss, mean_absolute_error, r2_score, roc_auc_score, root_mean_squared_error
 
-from recsys_spark.evaluate.ranking import measure_ranking, padded_lists, relevant_items
-from recsys_spark.evaluate.rating_errors import Predictors, item_means, measure_rating_errors
-from recsys_spark.rating_split import split_ratings
-from recsys_spark.train import Factorization
+from recsys_spark.evaluate import rating_errors, shares
+from recsys_spark.evaluate.estimates import Estimate, comparisons
+from recsys_spark.evaluate.exposure import measure_exposure
+from recsys_spark.evaluate.ranking import RankingInput, measure_ranking, padded_lists, relevant_items
+from recsys_spark.evaluate.rating_errors import ErrorInput, calibration_error, measure_errors
+from recsys_spark.evaluate.sampled import SampledInput, draw_negatives, measure_sampled
 
-RATINGS = [(0, 0, 4.0), (0, 1, 2.0), (1, 0, 5.0), (1, 2, 1.0), (2, 1, 3.0)]
-SCHEMA = "user_index int, item_index int, rating float"
+N_ITEMS, N_PAIRS = 12, 400
+CLASSES = ("new items", "popular items", "middling items", "rare items")
 
 
-def factorization(*, biases: bool) -> Factorization:
+@pytest.fixture(scope="module", autouse=True)
+def small_shares() -> None:
+    """Let a few hundred pairs be several shares."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shares, "_PAIRS_PER_SHARE", 150)
+        yield
+
+
+def error_input(**changes: object) -> ErrorInput:
+    given = {
+        "predictors": ("model", "other"), "are_labels": False, "relevant": 4.0, "limits": (1.0, 5.0), "center": 3.0,
+        "edges": np.linspace(1, 5, 11)[1:-1], "item_class": np.arange(N_ITEMS, dtype=np.int32) % 4,
+        "class_names": CLASSES, "activity_bounds": (10, 50), "replicates": 50, "seed": 0,
+    }  # fmt: skip
+    return ErrorInput(**{**given, **changes})
+
+
+def pairs_with_predictions(labels: bool) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    users, items = np.divmod(rng.permutation(40 * N_ITEMS)[:N_PAIRS].astype(np.int32), np.int32(N_ITEMS))
+    ratings = rng.integers(0, 2, N_PAIRS) if labels else rng.integers(1, 6, N_PAIRS)
+    noise = rng.normal(size=(2, N_PAIRS))
+    predictions = (1 / (1 + np.exp(-noise))) if labels else np.round(ratings + 2 * noise, 1) + 0.03
+    return {
+        "user_index": users,
+        "item_index": items,
+        "rating": ratings.astype(np.float32),
+        "n_known": (users * 2).astype(np.int32),
+        "model": predictions[0],
+        "other": predictions[1],
+    }
+
+
+def by_name(estimates: list[Estimate]) -> dict[tuple[str, str, str], Estimate]:
+    found = {(e.model, e.metric, e.segment): e for e in estimates}
+    assert len(found) == len(estimates)
+    return found
+
+
+def test_errors_of_ratings_are_scikit_learns_in_every_segment(spark: SparkSession) -> None:
+    pairs = pairs_with_predictions(labels=False)
+    frame = spark.createDataFrame(pa.table(pairs))
+    errors = measure_errors(frame.repartition(3), error_input())
+    found = by_name(errors.estimates)
+    truth, is_one = pairs["rating"].astype(float), pairs["rating"] >= 4
+    masks = {
+        "all": np.ones(N_PAIRS, bool),
+        "new users": pairs["n_known"] == 0,
+        "users of 10 to 49 ratings": (pairs["n_known"] >= 10) & (pairs["n_known"] < 50),
+        "rare items": pairs["item_index"] % 4 == 3,
+    }
+    for name in ("model", "other"):
+        guess = np.clip(pairs[name], 1, 5)
+        for segment, mask in masks.items():
+            expected = {
+                "rmse": root_mean_squared_error(truth[mask], guess[mask]),
+                "mae": mean_absolute_error(truth[mask], guess[mask]),
+                "r2": r2_score(truth[mask], guess[mask]),
+            }
+            for metric, value in expected.items():
+                assert found[name, metric, segment].value == pytest.approx(value, rel=1e-9), (metric, segment)
+                assert found[name, metric, segment].n == mask.sum()
+        assert found[name, "auc", "all"].value == pytest.approx(roc_auc_score(is_one, pairs[name]), rel=1e-12)
+        assert found[name, "auc_per_user", "all"].value == pytest.approx(mean_user_auc(pairs, guess, is_one), rel=1e-12)
+    check_calibration(errors.calibration, np.clip(pairs["model"], 1, 5), truth)
+    again = measure_errors(frame.repartition(5, "item_index"), error_input())
+    for one, other in zip(errors.estimates, again.estimates, strict=True):
+        np.testing.assert_array_equal(one.values, other.values, "not the same for other partitions")
+
+
+def mean_user_auc(pairs: dict[str, np.ndarray], guess: np.ndarray, is_one: np.ndarray) -> float:
+    areas = []
+    for user in np.unique(pairs["user_index"]):
+        mine = pairs["user_index"] == user
+        if 0 < is_one[mine].sum() < mine.sum():
+            areas.append(roc_auc_score(is_one[mine], guess[mine]))
+    return float(np.mean(areas))
+
+
+def check_calibration(found: list[dict[str, float]], guess: np.ndarray, truth: np.ndarray) -> None:
+    bins = np.minimum(((guess - 1) / 0.4 + 1e-9).astype(int), 9)
+    expected = [(int((bins == b).sum()), guess[bins == b].mean(), truth[bins == b].mean()) for b in np.unique(bins)]
+    assert [(part["n"], part["predicted"], part["actual"]) for part in found] == [
+        (n, pytest.approx(predicted), pytest.approx(actual)) for n, predicted, actual in expected
+    ]
+    distance = sum(n * abs(predicted - actual) for n, predicted, actual in expected) / len(guess)
+    assert calibration_error(found) == pytest.approx(distance)
+
+
+def test_errors_of_labels_are_scikit_learns(spark: SparkSession) -> None:
+    pairs = pairs_with_predictions(labels=True)
+    given = error_input(are_labels=True, relevant=None, limits=None, edges=np.linspace(0, 1, 11)[1:-1])
+    found = by_name(measure_errors(spark.createDataFrame(pa.table(pairs)), given).estimates)
+    labels = pairs["rating"].astype(float)
+    for name in ("model", "other"):
+        assert found[name, "log_loss", "all"].value == pytest.approx(log_loss(labels, pairs[name]), rel=1e-9)
+        assert found[name, "auc", "all"].value == pytest.approx(roc_auc_score(labels, pairs[name]), rel=1e-12)
+    assert not [key for key in found if key[1] in ("rmse", "r2", "mae")]
+
+
+def test_nothing_held_out_gives_no_errors(spark: SparkSession) -> None:
+    empty = spark.createDataFrame(pa.table(pairs_with_predictions(labels=False))).limit(0)
+    assert measure_errors(empty, error_input()) == rating_errors.Errors([], [])
+
+
+def lists_of_users(seed: int, n_users: int, n: int) -> dict[int, list[int]]:
+    rng = np.random.default_rng(seed)
+    lists = {u: rng.permutation(N_ITEMS)[: rng.integers(1, n + 1)].tolist() for u in range(n_users)}
+    del lists[4]
+    return lists
+
+
+def list_frame(spark: SparkSession, lists: dict[int, list[int]]) -> DataFrame:
+    return spark.createDataFrame(list(lists.items()), "user_index int, items array<int>")
+
+
+def ranking_input(vectors: np.ndarray | None = None) -> RankingInput:
+    return RankingInput(
+        kinds=("model", "popularity"), lengths=(1, 3, 5), n=3, n_ratings=np.arange(N_ITEMS), n_users=16,
+        item_class=np.arange(N_ITEMS, dtype=np.int32) % 4, class_names=CLASSES, item_vectors=vectors,
+        activity_bounds=(10, 50), replicates=50, seed=0, n_shares=3,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ranked(spark: SparkSession):
+    """Lists of two kinds, held-out items, and what was measured."""
+    lists = {"model": lists_of_users(0, 30, 5), "popularity": lists_of_users(1, 30, 5)}
+    rng = np.random.default_rng(2)
+    relevant = {u: sorted(rng.permutation(N_ITEMS)[: rng.integers(1, 5)].tolist()) for u in range(2, 32)}
+    rows = [(u, items, 5 * (u % 5)) for u, items in relevant.items()]
+    frame = spark.createDataFrame(rows, "user_index int, relevant array<int>, n_known int")
+    vectors = rng.normal(size=(N_ITEMS, 4)).astype(np.float32)
+    frames = {name: list_frame(spark, own) for name, own in lists.items()}
+    estimates = measure_ranking(frames, frame.repartition(4), ranking_input(vectors))
+    return lists, relevant, vectors, by_name(estimates), (frames, frame)
+
+
+def test_rankings_are_trec_evals(ranked) -> None:
+    lists, relevant, _, found, _ = ranked
+    measures = {"ndcg": nDCG, "recall": R, "precision": P, "hit_rate": Success, "map": AP, "mrr": RR}
+    judged = {str(u): {str(i): 1 for i in items} for u, items in relevant.items()}
+    for kind, own in lists.items():
+        run = {str(u): {str(i): 9.0 - p for p, i in enumerate(items)} for u, items in own.items()}
+        expected = ir_measures.calc_aggregate([measures[m] @ n for m in measures for n in (1, 3, 5)], judged, run)
+        for metric, measure in measures.items():
+            for n in (1, 3, 5):
+                estimate = found[kind, f"{metric}@{n}", "all"]
+                assert estimate.n == len(relevant)
+                assert estimate.value == pytest.approx(expected[measure @ n], abs=1e-9), (kind, metric, n)
+
+
+def test_segments_are_those_users_and_items_alone(ranked) -> None:
+    lists, relevant, _, found, _ = ranked
+    few = {u: items for u, items in relevant.items() if 0 < 5 * (u % 5) < 10}
+    recalls = [len({*lists["model"].get(u, [])[:3]} & {*items}) / len(items) for u, items in few.items()]
+    assert found["model", "recall@3", "users of 1 to 9 ratings"].value == pytest.approx(np.mean(recalls))
+    assert found["model", "recall@3", "users of 1 to 9 ratings"].n == len(few)
+    rare = {u: [i for i in items if i % 4 == 3] for u, items in relevant.items()}
+    recalls = [len({*lists["model"].get(u, [])[:3]} & {*items}) / len(items) for u, items in rare.items() if items]
+    assert found["model", "recall@3", "rare items"].value == pytest.approx(np.mean(recalls))
+
+
+def test_variety_equals_loops(ranked, spark: SparkSession) -> None:
+    lists, relevant, vectors, found, (frames, _) = ranked
+    mine = [lists["model"][u][:3] for u in relevant if u in lists["model"]]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    diversity = [np.mean([1 - unit[a] @ unit[b] for a, b in combinations(own, 2)]) for own in mine if len(own) > 1]
+    assert found["model", "diversity@3", "all"].value == pytest.approx(np.mean(diversity), rel=1e-6)
+    assert found["model", "popularity@3", "all"].value == pytest.approx(np.mean([np.mean(own) for own in mine]))
+    novelty = [np.mean([math.log2(16 / max(i, 1)) for i in own]) for own in mine]
+    assert found["model", "novelty@3", "all"].value == pytest.approx(np.mean(novelty))
+    overlaps = [
+        len({*lists["model"].get(u, [])[:3]} & {*lists["popularity"][u][:3]}) / len(lists["popularity"][u][:3])
+        for u in relevant
+        if u in lists["popularity"]
+    ]
+    assert found["popularity", "overlap_with_model@3", "all"].value == pytest.approx(np.mean(overlaps))
+    exposure = by_name(measure_exposure(frames, 3, N_ITEMS))
+    times = Counter(item for own in lists["model"].values() for item in own[:3])
+    assert exposure["model", "coverage@3", "all"].value == len(times) / N_ITEMS
+    counts = [times[item] for item in range(N_ITEMS)]
+    differences = sum(abs(a - b) for a in counts for b in counts)
+    assert exposure["model", "gini@3", "all"].value == pytest.approx(differences / (2 * N_ITEMS * sum(counts)))
+
+
+def test_intervals_are_around_their_values_and_the_same_for_other_partitions(ranked) -> None:
+    _, _, vectors, found, (frames, relevant) = ranked
+    row = found["model", "ndcg@3", "all"].row()
+    assert row[4] < row[3] < row[5]
+    shuffled = {name: frame.repartition(5, "user_index") for name, frame in frames.items()}
+    again = by_name(measure_ranking(shuffled, relevant.coalesce(1), ranking_input(vectors)))
+    assert again.keys() == found.keys()
+    for key, estimate in found.items():
+        np.testing.assert_array_equal(again[key].values, estimate.values)
+
+
+def test_a_model_is_told_from_a_baseline_only_where_the_interval_says_so() -> None:
     rng = np.random.default_rng(0)
-    users, items = (rng.normal(size=(3, 3)).astype(np.float32) for _ in range(2))
-    degrees = np.int32([2, 2, 0])
-    users[2] = 0
-    return Factorization(users, items, degrees, np.int32([2, 2, 1]), 3.0, biases, 3.0 if biases else 0.0)
+    noise = np.concatenate([[0.0], rng.normal(size=200)])
+    estimates = [
+        Estimate("model", "ndcg@10", 0.5 + 0.1 * noise, 9),
+        Estimate("near", "ndcg@10", 0.4 + 0.1 * noise, 9),
+        Estimate("far", "ndcg@10", 0.45 - 0.1 * noise, 9),
+        Estimate("above", "ndcg@10", 0.9 + 0.1 * noise, 9),
+        Estimate("model", "rmse", np.array([1.0]), 9),
+        Estimate("mean", "rmse", np.array([1.5]), 9),
+    ]
+    verdicts = {row["baseline"]: row["verdict"] for row in comparisons(estimates, "model", "ndcg@10")}
+    # The noise of "near" is the model's own: what they have in common cancels out, replicate by replicate.
+    assert verdicts == {"near": "better", "far": "not told apart", "above": "worse"}
+    (only,) = comparisons(estimates, "model", "rmse")
+    assert (only["verdict"], only["advantage"], only["low"]) == ("better", 0.5, None)
+    assert comparisons(estimates, "nobody", "rmse") == []
 
 
-@pytest.mark.parametrize("limits", [None, (2.5, 3.5)])
-def test_errors_equal_a_plain_loop(spark: SparkSession, limits: tuple[float, float] | None) -> None:
-    with_biases, without = factorization(biases=True), factorization(biases=False)
-    means = np.array([4.5, 2.5, 1.0])
-    held_out = spark.createDataFrame(RATINGS, SCHEMA).repartition(3)
-    predictors = Predictors({"model": with_biases, "plain": without}, means, 2.2, limits)
-    found = measure_rating_errors(held_out, predictors)
-
-    expected: dict[str, list[float]] = {"model": [], "plain": [], "item_mean": []}
-    for user, item, rating in RATINGS:
-        w, x = with_biases.user_vectors[user].astype(float), with_biases.item_vectors[item].astype(float)
-        guesses = {"model": 3.0 + w[:2] @ x[:2] + w[2] + x[2], "item_mean": means[item]}
-        w, x = without.user_vectors[user].astype(float), without.item_vectors[item].astype(float)
-        guesses["plain"] = w @ x if user != 2 else 2.2
-        for name, guess in guesses.items():
-            cut = guess if limits is None else min(max(guess, limits[0]), limits[1])
-            expected[name].append(cut - rating)
-    assert found.keys() == expected.keys()
-    for name, errors in expected.items():
-        assert found[name].rmse == pytest.approx(math.sqrt(sum(e * e for e in errors) / 5), rel=1e-12)
-        assert found[name].mae == pytest.approx(sum(abs(e) for e in errors) / 5, rel=1e-12)
-        assert found[name].n == 5
+def sampled_input(**changes: object) -> SampledInput:
+    rng = np.random.default_rng(4)
+    given = {
+        "kinds": ("model", "popularity"), "item_index": np.arange(N_ITEMS, dtype=np.int32),
+        "vectors": rng.normal(size=(N_ITEMS, 3)).astype(np.float32), "popularity": np.arange(N_ITEMS) // 2 * 1.0,
+        "global_mean": 0.5, "biases": True, "n_negatives": 4, "n": 2, "replicates": 10, "seed": 0, "n_shares": 2,
+    }  # fmt: skip
+    return SampledInput(**{**given, **changes})
 
 
-def test_item_means_fall_back_to_the_mean(spark: SparkSession) -> None:
-    means = item_means(spark.createDataFrame(RATINGS, SCHEMA), 5, 2.75)
-    np.testing.assert_allclose(means, [4.5, 2.5, 1.0, 2.75, 2.75])
+def test_the_sampled_protocol_equals_a_loop(spark: SparkSession) -> None:
+    rng = np.random.default_rng(5)
+    given, rows, expected = sampled_input(), [], defaultdict(list)
+    for user in range(12):
+        vector = rng.normal(size=3).astype(np.float32)
+        order = rng.permutation(N_ITEMS).tolist()
+        relevant, hidden = sorted(order[:2]), order[2:5]
+        rows.append((user, vector[:2].tolist(), float(vector[2]), hidden, relevant))
+        drawn = draw_negatives(user, np.int32(relevant + hidden), given)
+        assert len({*drawn.tolist()}) == 4
+        assert not {*drawn.tolist()} & {*relevant, *hidden}
+        scores = {
+            "model": given.vectors[:, :2].astype(float) @ vector[:2].astype(float) + given.vectors[:, 2] + vector[2],
+            "popularity": given.popularity,
+        }
+        for kind, values in scores.items():
+            expected[kind] += [1 + sum(values[j] >= values[i] for j in drawn) for i in relevant]
+    schema = "user_index int, factors array<float>, bias float, hidden array<int>, relevant array<int>"
+    found = by_name(measure_sampled(spark.createDataFrame(rows, schema).repartition(3), given))
+    for kind, places in expected.items():
+        hits = [place <= 2 for place in places]
+        gains = [1 / math.log2(place + 1) if place <= 2 else 0.0 for place in places]
+        assert found[kind, "sampled_4_hit_rate@2", "all"].value == pytest.approx(np.mean(hits))
+        assert found[kind, "sampled_4_ndcg@2", "all"].value == pytest.approx(np.mean(gains))
+        assert found[kind, "sampled_4_ndcg@2", "all"].n == 24
 
 
-def test_ranking_is_averaged_over_users_with_relevant_items(spark: SparkSession) -> None:
-    lists = spark.createDataFrame([(0, [5, 6, 7]), (1, [8, 9]), (3, [1])], "user_index int, items array<int>")
-    relevant = spark.createDataFrame([(0, [7, 5]), (1, [1]), (2, [4])], "user_index int, relevant array<int>")
-    metrics, n_users = measure_ranking(lists, relevant.repartition(2), 3)
-    assert n_users == 3
-    ideal = 1 + 1 / math.log2(3)
-    assert metrics["ndcg"] == pytest.approx((1 + 1 / math.log2(4)) / ideal / 3)
-    assert metrics["recall"] == pytest.approx(1 / 3)
-    assert metrics["precision"] == pytest.approx((2 / 3) / 3)
-
-
-def test_no_relevant_items_is_no_number(spark: SparkSession) -> None:
-    lists = spark.createDataFrame([], "user_index int, items array<int>")
-    relevant = spark.createDataFrame([], "user_index int, relevant array<int>")
-    metrics, n_users = measure_ranking(lists, relevant, 3)
-    assert n_users == 0
-    assert all(math.isnan(value) for value in metrics.values())
+def test_a_small_catalogue_has_too_few_items_to_draw() -> None:
+    drawn = draw_negatives(7, np.arange(9, dtype=np.int32), sampled_input())
+    assert sorted(drawn.tolist()) == [-1, 9, 10, 11]
 
 
 def test_lists_are_cut_and_padded() -> None:
@@ -79,21 +290,16 @@ def test_lists_are_cut_and_padded() -> None:
 
 
 def test_relevant_items_are_those_rated_high_enough(spark: SparkSession) -> None:
-    held_out = spark.createDataFrame(RATINGS, SCHEMA)
-    found = {r["user_index"]: sorted(r["relevant"]) for r in relevant_items(held_out, 3.0).collect()}
+    rows = [(0, 0, 4.0), (0, 1, 2.0), (1, 0, 5.0), (1, 2, 1.0), (2, 1, 3.0)]
+    held_out = spark.createDataFrame(rows, "user_index int, item_index int, rating float")
+    found = {r["user_index"]: r["relevant"] for r in relevant_items(held_out, 3.0).collect()}
     assert found == {0: [0], 1: [0], 2: [1]}
     assert relevant_items(held_out, None).count() == 3
 
 
-def test_split_is_a_partition_that_does_not_depend_on_order(spark: SparkSession) -> None:
-    rows = [(u, i, 1.0) for u in range(60) for i in range(50)]
-    first = split_ratings(spark.createDataFrame(rows, SCHEMA), 0.2, 7)
-    second = split_ratings(spark.createDataFrame(rows[::-1], SCHEMA).repartition(5), 0.2, 7)
-    held_out = {tuple(row) for row in first[1].collect()}
-    assert held_out == {tuple(row) for row in second[1].collect()}
-    training = {tuple(row) for row in first[0].collect()}
-    assert training | held_out == set(rows)
-    assert not training & held_out
-    assert 0.17 < len(held_out) / len(rows) < 0.23
-    other_seed = {tuple(row) for row in split_ratings(spark.createDataFrame(rows, SCHEMA), 0.2, 8)[1].collect()}
-    assert other_seed != held_out
+def test_item_classes_share_the_ratings_and_groups_are_named_by_their_bounds() -> None:
+    classes, names = shares.item_classes(np.int32([0, 5, 40, 5, 30, 10, 10]))
+    assert names == list(CLASSES)
+    assert classes.tolist() == [0, 3, 1, 3, 2, 3, 3]
+    assert shares.groups_of(np.array([0, 1, 9, 10, 49, 50, 999]), (10, 50)).tolist() == [0, 1, 1, 2, 2, 3, 3]
+    assert shares.group_names((10,)) == ["new users", "users of 1 to 9 ratings", "users of 10 or more ratings"]

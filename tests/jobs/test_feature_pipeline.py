@@ -66,10 +66,14 @@ def test_a_regression_is_trained_measured_listed_and_explained(
             expected = own["intercept"] + np.dot(own["weights"], items[entry["item_id"]])
             assert entry["score"] == pytest.approx(expected, abs=1e-5)
     record = json.loads((run / "stages" / "evaluate.json").read_text())
-    metrics = {(row["model"], row["metric"]): (row["value"], row["n"]) for row in record["metrics"]}
-    by_activity = [metrics[key][1] for key in metrics if key[1].startswith("rmse, users of ")]
-    assert sum(by_activity) == record["n_held_out"]
-    assert metrics["model", "rmse"][0] < metrics["item_mean", "rmse"][0], "ratings follow the genres"
+    rmse = [row for row in record["metrics"] if row["metric"] == "rmse"]
+    assert (
+        sum(row["n"] for row in rmse if row["model"] == "model" and "users of" in row["segment"])
+        + sum(row["n"] for row in rmse if row["model"] == "model" and row["segment"] == "new users")
+        == record["n_held_out"]
+    ), "errors are told by activity too"
+    overall = {row["model"]: row["value"] for row in rmse if row["segment"] == "all"}
+    assert overall["model"] < overall["item_mean"], "ratings follow the genres"
 
     user, row = next((user, row) for user, row in sorted(lists.items()) if row["recommendations"])
     assert main(["why", user, "--config", config]) == 0

@@ -129,13 +129,11 @@ def test_metrics_are_those_of_a_model_that_has_not_seen_the_held_out_ratings(
     folder, _, _ = published
     record = json.loads((only_run(folder) / "stages" / "evaluate.json").read_text())
     assert record["n_training"] + record["n_held_out"] == len(pairs_of(folder))
-    metrics = {(row["model"], row["metric"]): row for row in record["metrics"]}
+    metrics = {(row["model"], row["metric"]): row for row in record["metrics"] if row["segment"] == "all"}
     assert metrics.keys() >= {("model", "rmse"), ("bias_only", "rmse"), ("item_mean", "mae"), ("popularity", "ndcg@3")}
     assert metrics["model", "rmse"]["n"] == record["n_held_out"]
     written = ds.dataset(only_run(folder) / "metrics").to_table().to_pylist()
-    assert {(row["model"], row["metric"]): row["value"] for row in written} == {
-        key: row["value"] for key, row in metrics.items()
-    }
+    assert sorted(written, key=repr) == sorted(record["metrics"], key=repr)
 
 
 def test_plan_says_what_training_then_took(
@@ -226,7 +224,7 @@ def test_every_loss_is_measured_by_what_it_predicts(
     assert main(["pipeline", "--config", config]) == 0
     run = only_run(tmp_path)
     record = json.loads((run / "stages" / "evaluate.json").read_text())
-    found = {(row["model"], row["metric"]): row["value"] for row in record["metrics"]}
+    found = {(row["model"], row["metric"]): row["value"] for row in record["metrics"] if row["segment"] == "all"}
     assert expected <= found.keys()
     assert (("model", "rmse") in found) == ("exchange" in train)
     assert not [path.name for path in run.iterdir() if path.name.startswith("_")], "no vectors are left"

@@ -4,39 +4,46 @@ import math
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, roc_auc_score
 
-from recsys_spark.kernels.label_metrics import N_BINS, auc, label_histogram, log_loss_sum
+from recsys_spark.kernels.label_metrics import area_under_roc, auc, auc_of_rows, log_losses, rank_labels
 
-
-def random_guesses(seed, n=400):
-    rng = np.random.default_rng(seed)
-    labels = (rng.random(n) < 0.4).astype(np.float64)
-    # On the bins' lower edges: equal guesses and equal bins are then the same thing.
-    guesses = np.floor(np.clip(0.3 * labels + 0.7 * rng.random(n), 0, 1) * 50) / 64
-    return guesses, labels
+ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(-3, 3), st.booleans()), max_size=40)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_auc_is_the_share_of_pairs_in_the_right_order(seed):
-    guesses, labels = random_guesses(seed)
-    ones, zeros = guesses[labels == 1], guesses[labels == 0]
-    wins = sum(float(one > zero) + 0.5 * float(one == zero) for one in ones for zero in zeros)
-    halves = [label_histogram(guesses[part], labels[part]) for part in (slice(0, 150), slice(150, None))]
-    assert halves[0].shape == (2, N_BINS)
-    assert_allclose(auc(halves[0] + halves[1]), wins / (len(ones) * len(zeros)), rtol=1e-12)
+def test_log_loss_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    labels, probabilities = rng.integers(0, 2, 200).astype(float), rng.random(200)
+    assert log_losses(probabilities, labels).mean() == pytest.approx(log_loss(labels, probabilities), rel=1e-12)
+    assert np.isfinite(log_losses(np.array([0.0, 1.0]), np.array([1.0, 0.0]))).all()
 
 
-def test_log_loss_is_that_of_a_plain_loop():
-    guesses, labels = random_guesses(9)
-    guesses = np.clip(guesses, 0.01, 0.99)
-    expected = -sum(math.log(p if y else 1 - p) for p, y in zip(guesses, labels, strict=True))
-    assert_allclose(log_loss_sum(guesses, labels), expected, rtol=1e-12)
-    assert math.isfinite(log_loss_sum(np.array([0.0, 1.0]), np.array([1.0, 0.0])))
+@given(ROWS, st.integers(-3, 3))
+def test_area_is_scikit_learns_however_scores_are_cut_into_stretches(
+    rows: list[tuple[int, int, bool]], cut: int
+) -> None:
+    scores, is_one = np.array([r[1] for r in rows], float), np.array([r[2] for r in rows], bool)
+    parts = [part for part in (scores < cut, scores >= cut) if part.any()]
+    found = area_under_roc([rank_labels(scores[part], is_one[part]) for part in parts[::-1]])
+    if len(set(is_one.tolist())) < 2:
+        assert math.isnan(found)
+        assert math.isnan(auc(scores, is_one))
+    else:
+        assert found == pytest.approx(roc_auc_score(is_one, scores), rel=1e-12)
+        assert found == auc(scores, is_one)
 
 
-def test_edges():
-    assert math.isnan(auc(label_histogram(np.array([0.2]), np.array([1.0]))))
-    everything = label_histogram(np.array([0.0, 1.0, 1.0, -0.1]), np.array([0.0, 1.0, 0.0, 0.0]))
-    assert everything.sum() == 4
-    assert_allclose(auc(everything), (2 + 0.5) / 3)
+@given(ROWS)
+def test_area_of_every_row_is_scikit_learns(rows: list[tuple[int, int, bool]]) -> None:
+    rows = sorted(rows, key=lambda row: row[0])
+    row, scores = np.array([r[0] for r in rows], int), np.array([r[1] for r in rows], float)
+    is_one = np.array([r[2] for r in rows], bool)
+    indptr = np.searchsorted(row, np.arange(5))
+    for number, found in enumerate(auc_of_rows(indptr, scores, is_one)):
+        mine = row == number
+        if len(set(is_one[mine].tolist())) < 2:
+            assert math.isnan(found)
+        else:
+            assert found == pytest.approx(roc_auc_score(is_one[mine], scores[mine]), rel=1e-12)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import ir_measures
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,9 +13,12 @@ from recsys_spark.errors import ShapeError
 from recsys_spark.kernels.ranking_metrics import (
     expected_of_random_lists,
     hits_in_lists,
+    measures_of_lists,
     ndcg_at_n,
     precision_at_n,
     recall_at_n,
+    recall_of_parts,
+    sampled_positions,
 )
 
 
@@ -85,3 +89,37 @@ def test_random_lists_reach_in_the_mean_what_is_expected(n_candidates, n):
 
 def test_without_users_nothing_is_expected():
     assert np.isnan(expected_of_random_lists(np.zeros(0, int), 5, 3)).all()
+
+
+def test_all_measures_are_those_of_trec_eval() -> None:
+    rng = np.random.default_rng(5)
+    lists = np.stack([rng.permutation(12)[:8] for _ in range(20)]).astype(np.int32)
+    relevant = [np.sort(rng.permutation(12)[: rng.integers(1, 5)]) for _ in range(20)]
+    lists[3, 2:] = -1
+    indptr = np.cumsum([0, *map(len, relevant)])
+    found = measures_of_lists(lists, indptr, np.concatenate(relevant), (1, 3, 8))
+    names = {"ndcg": "nDCG", "recall": "R", "precision": "P", "hit_rate": "Success", "map": "AP", "mrr": "RR"}
+    theirs = {f"{name}@{n}": ir_measures.parse_measure(f"{names[name]}@{n}") for name in names for n in (1, 3, 8)}
+    judged = {str(u): {str(i): 1 for i in items} for u, items in enumerate(relevant)}
+    listed = {str(u): {str(i): 20.0 - p for p, i in enumerate(row) if i >= 0} for u, row in enumerate(lists)}
+    compared = 0
+    for entry in ir_measures.iter_calc(list(theirs.values()), judged, listed):
+        name = next(name for name, measure in theirs.items() if measure == entry.measure)
+        assert found[name][int(entry.query_id)] == pytest.approx(entry.value, abs=1e-9), name
+        compared += 1
+    assert compared == 20 * len(theirs)
+    assert found.keys() == theirs.keys()
+
+
+def test_nothing_relevant_is_no_number_and_ties_with_drawn_items_are_lost() -> None:
+    found = measures_of_lists(np.int32([[1, 2]]), np.array([0, 0]), np.array([], np.int64), (2,))
+    assert all(np.isnan(values).all() for values in found.values())
+    scores = np.array([[1.0, 0.5, np.nan], [0.0, 0.1, 0.2]])
+    np.testing.assert_array_equal(sampled_positions(np.array([1.0, 0.3]), scores), [2, 1])
+
+
+def test_recall_of_parts_counts_each_relevant_column_once():
+    columns = np.int32([[1, 2, 3], [4, -1, -1]])
+    indptr, relevant = np.array([0, 3, 5]), np.int32([1, 2, 9, 7, 4])
+    found = recall_of_parts(columns, indptr, relevant, np.array([0, 1, 1, 2, 2]), 3)
+    assert_allclose(found, [[1.0, 0.5, math.nan], [math.nan, math.nan, 0.5]])
