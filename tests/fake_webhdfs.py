@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
     def _do(self, query: dict[str, str], path: str, body: bytes) -> tuple[int, bytes]:
         system, operation = self.system, query["op"]
         if operation == "RENAME":
-            return 200, _boolean(system.rename(path, unquote(query["destination"])))
+            return 200, _boolean(system.rename(path, query["destination"]))
         with system.lock:
             if operation == "CREATE":
                 if system.exists(path) and query.get("overwrite") != "true":
