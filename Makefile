@@ -44,8 +44,7 @@ test: $(VENV)/.installed-dev ## Run the tests, but not the long ones
 test-slow: $(VENV)/.installed-dev ## Run the long tests: more pipelines, stress, Spark Connect, lost executors
 	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'slow or connect or cluster'
 
-chaos: $(VENV)/.installed-dev ## Inject faults into publishing, by the hundred, and kill runs
-	$(BIN)/python -m pytest -m slow tests/jobs/test_killed_runs.py
+chaos: $(VENV)/.installed ## Inject faults into publishing, by the hundred
 	$(BIN)/recsys-spark chaos
 
 test-fast: $(VENV)/.installed-dev ## Run the tests that need no Spark

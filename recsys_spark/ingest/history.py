@@ -148,6 +148,7 @@ def update_history(context: StageContext, arrived: DataFrame, delivery: Delivery
             return before
         if log.append(found.number, _as_entry(context, found)):
             return found
+        _discard(context, found)
         context.progress.say(
             "ingest: another run has written to the history meanwhile; merging again with what it left"
         )
