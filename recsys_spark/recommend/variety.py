@@ -44,7 +44,7 @@ class Variety:
     max_per_category: int = 0
     relevance_weight: float | None = None
     pool: int = 0
-    limited: str = "items of a category"
+    limited: str = "of a category"
 
     def places(self, n: int) -> int:
         """Return how many items of each user have to be found for a list of n."""

@@ -240,7 +240,7 @@ def test_a_neighbourhood_model_is_not_explained(make_run: MakeRun) -> None:
     run = make_run("squared")
     stored = StoredRun.open(run.run, LocalStorage(), None)
     train = stored.config.train.model_copy(update={"model": "user_knn"})
-    with pytest.raises(ConfigError, match="only the scores of factors can be explained"):
+    with pytest.raises(ConfigError, match="only the scores of factors and of regressions on features"):
         explain_user(replace(stored, config=stored.config.model_copy(update={"train": train})), "old")
 
 
