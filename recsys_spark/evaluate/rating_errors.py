@@ -100,7 +100,7 @@ def measure_errors(scored: DataFrame, given: ErrorInput) -> Errors:
 
     Notes
     -----
-    One shuffle by user, and for the AUC one by score per predictor. The driver receives sums per share of 20,000 pairs.
+    One shuffle by user, and for the AUC one by score per predictor. The driver receives sums per share of the users.
     """
     n_pairs = scored.count()
     if n_pairs == 0:

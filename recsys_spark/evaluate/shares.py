@@ -15,10 +15,10 @@ from recsys_spark.kernels.arrays import Float64Array, Int32Array, Int64Array, In
 from recsys_spark.rating_blocks import placements
 
 ALL = "all"
-# Enough to keep the cores busy, few enough for a worker; from the number of pairs alone, so that sums are the same
-# on every cluster.
+# Enough to keep the cores busy; from the number of pairs alone, so that sums are the same on every cluster. The sums of
+# a share, with all replicates, are about a megabyte on the driver.
 _PAIRS_PER_SHARE = 20_000
-_MOST_SHARES = 4_096
+_MOST_SHARES = 64
 SUMS_SCHEMA = "share int, kind int, segment int, sums binary"
 
 
@@ -58,7 +58,8 @@ def add_up_shares(sums: DataFrame, n_columns: int) -> dict[tuple[int, int], Floa
     Parameters
     ----------
     sums : DataFrame
-        Of ``SUMS_SCHEMA``. All of it comes to the driver: a few kilobytes per share, kind and segment.
+        Of ``SUMS_SCHEMA``. All of it comes to the driver: with 200 replicates up to 80 KB per share, kind and
+        segment, some 100 MB at most.
     n_columns : int
 
     Returns
