@@ -64,6 +64,7 @@ def run_stages(context: StageContext, chosen: Sequence[Stage]) -> None:
     RecsysError
         If another process is working on the run.
     """
+    chosen = [stage for stage in chosen if stage.name != "features" or context.config.item_features is not None]
     context.storage.check_writable(context.run.root)
     if all(context.storage.exists(context.run.stage_record(stage.name)) for stage in chosen):
         # A finished run is not touched any more.
@@ -104,8 +105,6 @@ def _needs(stage: Stage, context: StageContext) -> tuple[str, ...]:
 
 def _run_stage(context: StageContext, stage: Stage) -> None:
     storage, run = context.storage, context.run
-    if stage.name == "features" and context.config.item_features is None:
-        return
     if storage.exists(run.stage_record(stage.name)):
         _tell_done(context, stage)
         return

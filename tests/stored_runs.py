@@ -20,7 +20,7 @@ STORAGE = LocalStorage()
 
 
 def write_run(root: Path, run_id: str, date: str = "2026-01-05", *, items: Sequence[str] = ("a", "b")) -> Run:
-    """Write a run with one small table and the records of its stages, but for the last, and no manifest."""
+    """Write a run with one small table and the records of its stages up to publishing, and no manifest."""
     run = Run(str(root), run_id, date)
     path = Path(run.table_path(RECOMMENDATIONS))
     path.mkdir(parents=True)
@@ -29,7 +29,7 @@ def write_run(root: Path, run_id: str, date: str = "2026-01-05", *, items: Seque
     pq.write_table(table, path / "part-0.parquet")
     (path / "_SUCCESS").touch()
     STORAGE.write_text(f"{run.path}/run.json", "{}")
-    for stage in STAGES[:-1]:
+    for stage in STAGES[: STAGES.index("publish")]:
         STORAGE.write_text(run.stage_record(stage), "{}")
     return run
 

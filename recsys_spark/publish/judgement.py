@@ -88,7 +88,7 @@ def _measured(context: StageContext, run: Run, model: str) -> Mapping[str, Measu
     path = run.table_path(METRICS)
     if not context.storage.exists(path):
         return {}
-    rows = METRICS.read(context.spark, path).where(F.col("model") == model).collect()
+    rows = METRICS.read(context.spark, path).where((F.col("model") == model) & (F.col("segment") == "all")).collect()
     ending = f"@{context.config.evaluate.n}"
     return {
         row["metric"].removesuffix(ending): Measured(row["value"], row["n"])

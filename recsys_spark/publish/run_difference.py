@@ -71,7 +71,7 @@ def _metrics(spark: SparkSession, storage: Storage, before: Run, after: Run) -> 
     found = []
     for run in (before, after):
         table = _read_if_there(spark, storage, run, METRICS)
-        rows = [] if table is None else table.collect()
+        rows = [] if table is None else table.where("segment = 'all'").collect()
         found.append({(row["model"], row["metric"]): row["value"] for row in rows})
     keys = sorted(found[0].keys() | found[1].keys())
     return [
