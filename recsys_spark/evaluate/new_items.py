@@ -82,7 +82,7 @@ def _measure(context: StageContext, relevant: DataFrame, vectors: DataFrame, can
         n_ratings=np.zeros(n_items, np.int64),
         n_users=1,
         item_class=np.zeros(n_items, np.int32),
-        class_names=(),
+        class_names=("new items",),
         item_vectors=None,
         activity_bounds=config.activity_bounds,
         replicates=config.replicates,

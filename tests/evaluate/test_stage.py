@@ -14,7 +14,7 @@ import pytest
 
 from recsys_spark.errors import ContractError
 from recsys_spark.evaluate import held_out_ratings
-from recsys_spark.pipeline import run_stages
+from recsys_spark.pipeline import run_stages, stages
 from recsys_spark.run_directory import StageContext
 
 MakeContext = Callable[..., StageContext]
@@ -37,7 +37,7 @@ def evaluated(make_context: MakeContext, folder: Path, **sections: Any) -> tuple
     write_log(folder)
     paths = {"path": str(folder / "ratings.csv"), "columns": {"timestamp": "time"}}
     context = make_context(input=paths, **sections)
-    run_stages(context, ("ingest", "index", "evaluate"))
+    run_stages(context, stages(("ingest", "index", "evaluate")))
     left = [entry.name for entry in Path(context.run.path).iterdir() if entry.name.startswith("_")]
     assert not left, "no intermediate tables are left"
     written = ds.dataset(f"{context.run.path}/metrics").to_table().to_pylist()

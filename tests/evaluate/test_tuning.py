@@ -19,7 +19,7 @@ from recsys_spark.config_file import load_config
 from recsys_spark.evaluate import tuning
 from recsys_spark.evaluate.splits import split_by
 from recsys_spark.evaluate.tuning import search
-from recsys_spark.pipeline import run_stages
+from recsys_spark.pipeline import run_stages, stages
 from recsys_spark.progress import Progress
 from recsys_spark.run_directory import StageContext
 from recsys_spark.train import SeveralFits, fit_factors, training_ratings
@@ -37,7 +37,7 @@ def tuned_context(make_context: MakeContext, folder: Path, **tune: Any) -> Stage
         evaluate={"n": 3, "relevant_rating": 4, "holdout_share": 0.2},
         tune={"space": SPACE, "at_once": 3, "first_iterations": 2, **tune},
     )
-    run_stages(context, ("ingest", "index"))
+    run_stages(context, stages(("ingest", "index")))
     return context
 
 

@@ -17,6 +17,7 @@ from sklearn.preprocessing import MultiLabelBinarizer, StandardScaler
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.features import read_item_features, stage
 from recsys_spark.features.stage import _published_encoder
+from recsys_spark.publication_log import publish_run
 from recsys_spark.run_directory import StageContext
 from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS
 
@@ -103,8 +104,8 @@ def test_the_second_night_tells_drift_and_may_keep_the_encoder(
     monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
     first = make_run(make_context, tmp_path, "r1", ["a;1;x;", "b;3;x;", "c;1;y;", "d;3;y;"])
     before = stage.run(first)
-    entry = {"number": 1, "run_id": "r1", "date": first.run.date, "published_at": "then"}
-    first.storage.write_text(f"{first.run.root}/publication_log/00000001.json", json.dumps(entry))
+    first.storage.write_text(first.run.manifest_path, "{}")
+    publish_run(first.run, first.storage)
 
     lines = ["a;4;x;", "b;6;z;", "c;4;z;", "d;6;z;"]
     second = make_run(make_context, tmp_path, "r2", lines, encoder="published")

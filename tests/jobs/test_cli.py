@@ -114,7 +114,7 @@ def test_exit_codes_are_fixed(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "list_inputs", fail)
+    monkeypatch.setattr(cli, "_inputs", fail)
     assert main(["ingest", "--config", write_config(), "--dry-run"]) == code
     text = capsys.readouterr().err
     assert ("Traceback" in text) == isinstance(error, ZeroDivisionError)

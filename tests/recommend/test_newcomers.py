@@ -16,8 +16,10 @@ from pyspark.sql import SparkSession
 from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.factor_tables import collect_rows
+from recsys_spark.index.id_index import index_folder
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
+from recsys_spark.numbered_log import NumberedLog
 from recsys_spark.publish import stage as publish_stage
 from recsys_spark.rating_blocks import USERS
 from recsys_spark.recommend import stage
@@ -41,6 +43,7 @@ from recsys_spark.tables import (
     RECOMMENDATIONS,
     USER_FACTORS,
     USER_INDEX,
+    Table,
 )
 from recsys_spark.train import constant_of_rows, further_observations, prepare_fixed, row_problem
 from tests.reference_rows import RowReference
@@ -114,12 +117,23 @@ class SmallRun:
         ]
         for table, content in tables:
             context.write(table, spark.createDataFrame(content, table.schema))
-        records = {
+        records: dict[str, dict[str, Any]] = {
             "train": {"global_mean": self.mean, "biases": True, "loss": "squared", "rank": RANK, "label": "squared"},
             "index": {"n_items": N_ITEMS, "n_users": N_USERS, "n_ratings": len(rows)},
         }
+        records["index"]["versions"] = {table.name: self.keep_index(table) for table in (USER_INDEX, ITEM_INDEX)}
         for name, record in records.items():
             context.storage.write_text(context.run.stage_record(name), json.dumps(record))
+
+    def keep_index(self, table: Table) -> int:
+        """Keep an index as its first version."""
+        folder = index_folder(self.context.run.root, table)
+        index = self.context.read(table)
+        index.write.parquet(f"{folder}/parts/first")
+        n = index.count()
+        entry = {"run_id": "r1", "written": "then", "n": n, "parts": [{"path": "parts/first", "start": 0, "n": n}]}
+        assert NumberedLog(self.context.storage, f"{folder}/versions").append(1, entry)
+        return 1
 
     def vector(self, rated: dict[int, float]) -> np.ndarray:
         """Fold in, by the reference."""

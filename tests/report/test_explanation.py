@@ -20,6 +20,7 @@ from recsys_spark.config import PipelineConfig
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
+from recsys_spark.publication_log import publish_run
 from recsys_spark.rating_split import are_held_out
 from recsys_spark.report.explanation import BLOCKED, SEEN, UserExplanation, explain_user
 from recsys_spark.report.stored_run import StoredRun
@@ -194,10 +195,7 @@ class HandWrittenRun:
             for user, ranked in self.lists.items()
         }
         self.table(RECOMMENDATIONS, [(user, mine, None, START, "r1", "m") for user, mine in entries.items()])
-        log = Path(self.run.root) / "publication_log"
-        log.mkdir()
-        entry = {"number": 1, "run_id": "r1", "date": "2026-01-05", "published_at": "2026-01-06"}
-        (log / "00000001.json").write_text(json.dumps(entry))
+        publish_run(self.run, LocalStorage())
 
     def columns(self, vector: np.ndarray, width: int) -> tuple[list[float], float, int]:
         narrow = np.asarray(vector, np.float32)
