@@ -123,7 +123,7 @@ class SmallRun:
         }
         records["index"]["versions"] = {table.name: self.keep_index(table) for table in (USER_INDEX, ITEM_INDEX)}
         for name, record in records.items():
-            context.storage.write_text(context.run.stage_record(name), json.dumps(record))
+            context.storage.write_text(context.run.stage_record(name), json.dumps(record | {"tables": {}}))
 
     def keep_index(self, table: Table) -> int:
         """Keep an index as its first version."""
@@ -252,7 +252,7 @@ def test_everybody_gets_the_list_of_brute_force_and_the_gate_lets_it_pass(
 def published(context: StageContext) -> None:
     """Publish the run, whose gate must find nothing."""
     for name in ("ingest", "recommend", "evaluate"):
-        context.storage.write_text(context.run.stage_record(name), "{}")
+        context.storage.write_text(context.run.stage_record(name), json.dumps({"tables": {}}))
     run = {"config": context.config.model_dump(mode="json")}
     context.storage.write_text(f"{context.run.path}/run.json", json.dumps(run))
     checks = publish_stage.run(context)["checks"]
