@@ -200,7 +200,10 @@ class LocalStorage:
     def replace_bytes(self, path: str, content: bytes) -> None:
         """Write a file under another name and move it into place."""
         target = local_path(path)
-        _write_durably(target, content).replace(target)
+        written = _write_durably(target, content)
+        # Hadoop keeps checksums of what Spark has written beside it, and would refuse the new content by them.
+        (target.parent / f".{target.name}.crc").unlink(missing_ok=True)
+        written.replace(target)
 
     def checksum(self, path: str) -> str:
         """Return the SHA-256 of a file's bytes."""
