@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
-from recsys_spark.kernels.arrays import Float32Array, Int32Array
+from recsys_spark.kernels.arrays import Float32Array, Int32Array, IntArray
 from recsys_spark.rating_blocks import Side
 
 
@@ -36,6 +36,24 @@ def factor_rows(
         }
     )
     return spark.createDataFrame(table)
+
+
+def factor_batch(
+    side: Side, index: Int32Array, vectors: Float32Array, degrees: IntArray, *, biases: bool
+) -> pa.RecordBatch:
+    """Return some rows' vectors, float32 (n, width), as a batch of (index, factors, bias, n_ratings)."""
+    rank = vectors.shape[1] - biases
+    bias = vectors[:, -1] if biases else np.zeros(len(vectors), np.float32)
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * rank
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(index),
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors[:, :rank].ravel())),
+            pa.array(np.ascontiguousarray(bias)),
+            pa.array(degrees.astype(np.int32, copy=False)),
+        ],
+        names=[side.rows, "factors", "bias", "n_ratings"],
+    )
 
 
 def vectors_from_columns(factors: pa.Array, bias: pa.Array, *, biases: bool) -> Float32Array:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.factor_tables import collect_rows
+from recsys_spark.factor_tables import collect_rows, factor_batch
 from recsys_spark.kernels.fixed_side import FixedSide
 from recsys_spark.kernels.fold_in import fold_in
 from recsys_spark.kernels.solve_rows import RowProblem
@@ -147,18 +147,7 @@ def fold_in_blocks(batches: Iterator[pa.RecordBatch], given: SharedValue[FoldInI
     """Worker: blocks of users -> their vectors."""
     for _, block in blocks_from_arrow(batches):
         vectors = fold_in(block, given.value.fixed, given.value.problem).vectors
-        rank = vectors.shape[1] - given.value.biases
-        bias = vectors[:, -1] if given.value.biases else np.zeros(len(vectors), np.float32)
-        offsets = np.arange(len(vectors) + 1, dtype=np.int32) * rank
-        yield pa.RecordBatch.from_arrays(
-            [
-                pa.array(block.row_index),
-                pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(vectors[:, :rank]).ravel())),
-                pa.array(np.ascontiguousarray(bias)),
-                pa.array(block.degrees.astype(np.int32)),
-            ],
-            names=["user_index", "factors", "bias", "n_ratings"],
-        )
+        yield factor_batch(USERS, block.row_index, vectors, block.degrees, biases=given.value.biases)
 
 
 def _input(context: StageContext) -> FoldInInput:
