@@ -42,7 +42,7 @@ def factor_rows(
 def factor_batch(
     side: Side, index: Int32Array, vectors: Float32Array, degrees: IntArray, *, biases: bool
 ) -> pa.RecordBatch:
-    """Return solved rows, float32 (n, width), as a batch of (index, factors, bias, n_ratings)."""
+    """Return some rows' vectors, float32 (n, width), as a batch of (index, factors, bias, n_ratings)."""
     rank = vectors.shape[1] - biases
     bias = vectors[:, -1] if biases else np.zeros(len(vectors), np.float32)
     offsets = np.arange(len(vectors) + 1, dtype=np.int32) * rank
@@ -52,7 +52,7 @@ def factor_batch(
             pa.array(index),
             pa.ListArray.from_arrays(pa.array(offsets), factors),
             pa.array(np.ascontiguousarray(bias)),
-            pa.array(degrees.astype(np.int32)),
+            pa.array(degrees.astype(np.int32, copy=False)),
         ],
         names=[side.rows, "factors", "bias", "n_ratings"],
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from recsys_spark.index import write_dense_index
 from recsys_spark.ingest import ingest_new_ratings
@@ -24,10 +23,7 @@ from recsys_spark.tables import (
     USER_INDEX,
     USER_SEGMENTS,
 )
-
-if TYPE_CHECKING:
-    # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.config import TrainConfig
+from recsys_spark.train import positives
 
 
 def write_newcomers(context: StageContext) -> dict[str, Any]:
@@ -95,13 +91,3 @@ def _ratings_that_count(context: StageContext) -> DataFrame:
     new = new_indexed_ratings(context)
     ratings = with_new_ratings(context.read(INDEXED_RATINGS), new, config.ingest.duplicates)
     return positives(ratings, config.train).select("user_index", "item_index", "timestamp")
-
-
-def positives(ratings: DataFrame, config: TrainConfig) -> DataFrame:
-    """Return the ratings that the loss takes for a liking: all, unless it tells positives from others."""
-    threshold = config.positive_threshold
-    if config.loss == "logistic" and threshold is None:
-        threshold = 1.0
-    if config.loss == "squared" or threshold is None:
-        return ratings
-    return ratings.where(F.col("rating") >= threshold)

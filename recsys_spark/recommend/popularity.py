@@ -81,8 +81,8 @@ def write_user_segments(context: StageContext) -> None:
     assert file is not None
     columns = {"user": file.user, "segment": file.segment}
     listed = read_ids(context.spark, file, "recommend.segments", columns, may_be_blank=("segment",))
-    named = listed.where(F.trim("segment") != "")
-    n_blank = listed.count() - named.count()
+    has_segment = F.coalesce(F.trim("segment") != "", F.lit(False))
+    named, n_blank = listed.where(has_segment), listed.where(~has_segment).count()
     if n_blank:
         log.warning(
             f"recommend.segments has {n_blank:,} rows without a segment: their users get what is popular overall",

@@ -6,7 +6,7 @@ from recsys_spark.train.half_iteration import prepare_fixed, row_problem
 from recsys_spark.train.held_back import were_held_back
 from recsys_spark.train.model import Factorization
 from recsys_spark.train.neighbourhoods import evidence_rows, read_neighbourhoods
-from recsys_spark.train.observations import constant_of_rows, further_observations, latest_time
+from recsys_spark.train.observations import constant_of_rows, further_observations, latest_time, positives
 from recsys_spark.train.observed_row import observed_row
 from recsys_spark.train.several import SeveralFits, observation_key
 from recsys_spark.train.training_plan import TrainingPlan, describe_methods
@@ -26,6 +26,7 @@ __all__ = [
     "latest_time",
     "observation_key",
     "observed_row",
+    "positives",
     "prepare_fixed",
     "read_neighbourhoods",
     "row_problem",

@@ -89,8 +89,8 @@ def observations(ratings: DataFrame, config: TrainConfig) -> Observations:
         constant = math.log(share / (1 - share)) if config.uses_biases else 0.0
         return Observations(labels, n_ratings, mean, constant)
     if config.loss in ("implicit", "ials"):
-        positives = fitted_ratings(ratings, config)
-        return Observations(positives, positives.count(), mean, 0.0)
+        fitted = fitted_ratings(ratings, config)
+        return Observations(fitted, fitted.count(), mean, 0.0)
     constant = mean if config.uses_biases and config.unobserved_weight == 0 else 0.0
     return Observations(_centred(ratings, constant), n_ratings, mean, constant)
 
@@ -126,8 +126,7 @@ def further_observations(
     if config.loss == "logistic":
         return _labels(ratings, config)
     if config.loss in ("implicit", "ials"):
-        lowest = config.positive_threshold
-        return ratings if lowest is None else ratings.where(F.col("rating") >= lowest)
+        return positives(ratings, config)
     return _centred(ratings, constant)
 
 
@@ -170,15 +169,25 @@ def fitted_ratings(ratings: DataFrame, config: TrainConfig) -> DataFrame:
     """
     if config.positive_threshold is None or config.loss not in ("implicit", "ials"):
         return ratings
-    positives = ratings.where(F.col("rating") >= config.positive_threshold)
-    if positives.isEmpty():
+    fitted = positives(ratings, config)
+    if fitted.isEmpty():
         raise NumericalError(
             "no rating reaches the threshold",
             where="train.positive_threshold",
             got=f"{config.positive_threshold:g}",
             remedy="lower it, or leave it out to take every row for a positive",
         )
-    return positives
+    return fitted
+
+
+def positives(ratings: DataFrame, config: TrainConfig) -> DataFrame:
+    """Return the ratings that the loss takes for a liking: all, unless it tells positives from others."""
+    threshold = config.positive_threshold
+    if config.loss == "logistic" and threshold is None:
+        threshold = 1.0
+    if config.loss == "squared" or threshold is None:
+        return ratings
+    return ratings.where(F.col("rating") >= threshold)
 
 
 def _labels(ratings: DataFrame, config: TrainConfig) -> DataFrame:

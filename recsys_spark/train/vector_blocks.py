@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from recsys_spark.factor_tables import factor_batch
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
 from recsys_spark.rating_blocks import Side
 
@@ -43,13 +44,12 @@ def collect_vectors(blocks: DataFrame, n_rows: int, width: int) -> Float32Array:
 def vector_rows(blocks: DataFrame, side: Side, *, biases: bool) -> DataFrame:
     """Return one row per vector: (index, factors, bias, n_ratings); rows without ratings are left out."""
     schema = f"{side.rows} int, factors array<float>, bias float, n_ratings int"
-    unpack = partial(unpack_vectors, index_name=side.rows, biases=biases)
+    unpack = partial(unpack_vectors, side=side, biases=biases)
     return blocks.select("row_index", "n_ratings", "vectors").mapInArrow(unpack, schema)
 
 
-def unpack_vectors(batches: Iterator[pa.RecordBatch], index_name: str, biases: bool) -> Iterator[pa.RecordBatch]:
+def unpack_vectors(batches: Iterator[pa.RecordBatch], side: Side, biases: bool) -> Iterator[pa.RecordBatch]:
     """Worker: blocks of vectors -> one row per vector."""
-    names = [index_name, "factors", "bias", "n_ratings"]
     for batch in batches:
         for rows, counts, values in zip(batch["row_index"], batch["n_ratings"], batch["vectors"], strict=True):
             n_ratings, index = int32s_of(counts), int32s_of(rows)
@@ -61,17 +61,7 @@ def unpack_vectors(batches: Iterator[pa.RecordBatch], index_name: str, biases: b
             step = max(1, _BYTES_UNPACKED // vectors[0].nbytes)
             for first in range(0, len(trained), step):
                 part = trained[first : first + step]
-                columns = [pa.array(index[part]), *_factors_and_bias(vectors[part], biases), pa.array(n_ratings[part])]
-                yield pa.RecordBatch.from_arrays(columns, names=names)
-
-
-def _factors_and_bias(vectors: Float32Array, biases: bool) -> tuple[pa.ListArray, pa.Array]:
-    """Return vectors, float32 (n, width), as lists of factors and biases; where there are none, they are zero."""
-    rank = vectors.shape[1] - biases
-    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * rank
-    factors = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors[:, :rank].ravel()))
-    bias = vectors[:, -1].copy() if biases else np.zeros(len(vectors), np.float32)
-    return factors, pa.array(bias)
+                yield factor_batch(side, index[part], vectors[part], n_ratings[part], biases=biases)
 
 
 def int32s_of(value: pa.Scalar) -> Int32Array:
