@@ -117,6 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds of both libraries")
     parser.add_argument("--final-iterations", type=int, default=10, help="of the models compared; 0: compare none")
     parser.add_argument("--solver", choices=["auto", "cholesky", "dual", "cg", "subspace"], default="auto")
+    parser.add_argument("--exchange", choices=["replicate", "route"], default="replicate", help="of ours")
     parser.add_argument("--blocks", type=int, default=0, help="per side; default: one per core")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -147,6 +148,7 @@ def make_config(arguments: argparse.Namespace, n_blocks: int) -> TrainConfig:
         biases=False,
         tolerance=0.0,
         solver=arguments.solver,
+        exchange=arguments.exchange,
         cg_steps=3,
         n_blocks=n_blocks,
     )
