@@ -138,10 +138,10 @@ def test_days_in_any_order_give_the_tables_of_one_run(make_context: MakeContext,
 
 @pytest.mark.slow
 def test_thirty_nights_in_any_order_give_the_tables_of_one_run(make_context: MakeContext, tmp_path: Path) -> None:
-    days = [day for day in shop_days(37) if (SHOP / f"{day}.csv.gz").exists()]
+    days = [day for day in shop_days(45) if (SHOP / f"{day}.csv.gz").exists()]
     random.Random(0).shuffle(days)
-    assert len(days) >= 25
-    check_any_order(make_context, tmp_path, [(day, day + timedelta(days=1)) for day in days], 37)
+    assert len(days) == 30, "the shop is closed on Saturdays and over Christmas"
+    check_any_order(make_context, tmp_path, [(day, day + timedelta(days=1)) for day in days], 45)
 
 
 def copy_days(folder: Path, days: Sequence[date], limit: int = 300) -> None:
