@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import SparkSession
 
-from benchmarks import feature_models, rankings
+from benchmarks import feature_models, rankings, user_fields
 from benchmarks.datasets import books, hold_out_two, movielens, movielens_folds, play_counts
 from benchmarks.peer_models import Factors, Ratings, implicit_factors, mllib_estimator, mllib_factors, objective
 from benchmarks.quality_fits import N_BLOCKS, fit, frame_of, is_installed, rows_of
@@ -42,7 +42,8 @@ from recsys_spark.session import build_session
 from recsys_spark.train import Factorization
 
 SECTIONS = (
-    "rmse", "logistic", "lastfm", "mllib", "features", "books", "ml100k_lists", "lastfm_lists", "retail_lists",
+    "rmse", "logistic", "lastfm", "mllib", "features", "user_fields", "books", "ml100k_lists", "lastfm_lists",
+    "retail_lists",
 )  # fmt: skip
 LIST_LENGTH = 20
 SEED = 0
@@ -76,6 +77,7 @@ def main() -> None:
         "lastfm": lambda: measure_lists(spark, arguments.data / "hetrec-lastfm-2k"),
         "mllib": lambda: measure_equivalence(spark, arguments.data / "ml-100k"),
         "features": lambda: measure_feature_models(spark, arguments.data / "ml-100k"),
+        "user_fields": lambda: measure_user_fields(arguments.data / "ml-100k"),
         "books": lambda: measure_similar_books(spark, ROOT / "examples" / "goodbooks"),
         "ml100k_lists": lambda: measure_rankings(spark, rankings.movielens_case(arguments.data / "ml-100k"), True),
         "lastfm_lists": lambda: measure_rankings(
@@ -327,6 +329,17 @@ def measure_feature_models(spark: SparkSession, folder: Path) -> dict[str, Any]:
     blends = feature_models.blend_hits(spark, parts, features, feature_models.LISTS)
     print_blends(blends, "film")
     return {"rmse": errors, "new items": lists, "blends": blends}
+
+
+def measure_user_fields(folder: Path) -> dict[str, tuple[float, float, float]]:
+    """Measure what fields of the users would be worth; they are no part of the models."""
+    errors = user_fields.errors_with_user_fields(folder)
+    print_table(
+        "RMSE on MovieLens 100K with age, gender and occupation of the users, mean of the official folds",
+        ["model", "all", "films with few ratings", "users with few ratings"],
+        [[name, *found] for name, found in errors.items()],
+    )
+    return errors
 
 
 def measure_similar_books(spark: SparkSession, folder: Path) -> dict[float, tuple[float, float]]:

@@ -33,9 +33,6 @@ from recsys_spark.shared_value import SharedValue, shared
 _TASKS_PER_CORE = 2
 # Entries of the results that a task holds at once: some 100 MB with their ids.
 _ENTRIES_AT_ONCE = 1 << 20
-# Products that are zero but for rounding, as of vectors that have nothing in common, are all added up once more, from
-# copies of both in double precision: 256 MB of each.
-_FLOATS_AT_ONCE = 1 << 25
 # In a worker, with as much again for what is made of it.
 _BYTES_PER_RATING = 60
 _RATINGS_PER_PART = 64_000_000
@@ -158,7 +155,7 @@ def find_by_blend(
     """Worker: indexes of rows -> their neighbours."""
     candidates, blended = given.value
     others = blended.take(candidates.comparable.index_of_candidate)
-    rows_at_once = max(1, min(_ENTRIES_AT_ONCE // n, _FLOATS_AT_ONCE // max(1, others.vectors.size)))
+    rows_at_once = max(1, _ENTRIES_AT_ONCE // n)
     for whole in batches:
         for first in range(0, whole.num_rows, rows_at_once):
             index = whole["row"].to_numpy()[first : first + rows_at_once]
