@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
-from benchmarks.datasets import movielens, movielens_folds
+from benchmarks.datasets import books, movielens, movielens_folds
+from benchmarks.kernel_fits import fit_by_kernels
 from benchmarks.peer_models import Ratings
 from recsys_spark.config import TrainConfig
 from recsys_spark.feature_config import FactorMapConfig
@@ -204,10 +205,7 @@ def lists_of_new(
 
 
 def blend_hits(
-    spark: SparkSession,
-    parts: Iterable[tuple[Ratings, Ratings]],
-    features: ItemFeatures,
-    setting: dict[str, Any],
+    parts: Iterable[tuple[Ratings, Ratings]], features: ItemFeatures, fit_to: Callable[[Ratings], Factorization]
 ) -> dict[float, tuple[float, float]]:
     """Return how often a liked test item is among the neighbours of a liked training item of the same user, by blend.
 
@@ -217,8 +215,7 @@ def blend_hits(
     everything = np.arange(features.n_items, dtype=np.int32)
     found: dict[float, list[tuple[float, float]]] = {weight: [] for weight in BLENDS}
     for training, test in parts:
-        with tempfile.TemporaryDirectory() as place:
-            model = fit(spark, training, setting, features, place)
+        model = fit_to(training)
         factors = model.item_vectors[:, : model.rank]
         collaborative = similarity_vectors(factors, model.item_degrees, 10.0)
         seeds, targets = liked_pairs(training, test)
@@ -238,6 +235,23 @@ def blend_hits(
         weight: (float(np.mean([a for a, _ in hits])), float(np.mean([b for _, b in hits])))
         for weight, hits in found.items()
     }
+
+
+def film_hits(spark: SparkSession, folder: Path) -> dict[float, tuple[float, float]]:
+    """Return `blend_hits` of films by genre and year, on the official folds."""
+    features = film_features(folder)
+
+    def fit_to(training: Ratings) -> Factorization:
+        with tempfile.TemporaryDirectory() as place:
+            return fit(spark, training, LISTS, features, place)
+
+    return blend_hits(movielens_folds(folder), features, fit_to)
+
+
+def book_hits(folder: Path) -> dict[float, tuple[float, float]]:
+    """Return `blend_hits` of the demo's books by author, fitted by the kernels alone."""
+    config = TrainConfig.model_validate(BOOKS)
+    return blend_hits([books(folder, SEED)], book_features(folder), lambda training: fit_by_kernels(training, config))
 
 
 def liked_pairs(training: Ratings, test: Ratings) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

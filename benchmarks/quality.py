@@ -30,7 +30,7 @@ import numpy.typing as npt
 from pyspark.sql import SparkSession
 
 from benchmarks import feature_models, rankings, user_fields
-from benchmarks.datasets import books, hold_out_two, movielens, movielens_folds, play_counts
+from benchmarks.datasets import hold_out_two, movielens, movielens_folds, play_counts
 from benchmarks.peer_models import Factors, Ratings, implicit_factors, mllib_estimator, mllib_factors, objective
 from benchmarks.quality_fits import N_BLOCKS, fit, frame_of, is_installed, rows_of
 from recsys_spark.config import TrainConfig
@@ -78,7 +78,7 @@ def main() -> None:
         "mllib": lambda: measure_equivalence(spark, arguments.data / "ml-100k"),
         "features": lambda: measure_feature_models(spark, arguments.data / "ml-100k"),
         "user_fields": lambda: measure_user_fields(arguments.data / "ml-100k"),
-        "books": lambda: measure_similar_books(spark, ROOT / "examples" / "goodbooks"),
+        "books": lambda: measure_similar_books(ROOT / "examples" / "goodbooks"),
         "ml100k_lists": lambda: measure_rankings(spark, rankings.movielens_case(arguments.data / "ml-100k"), True),
         "lastfm_lists": lambda: measure_rankings(
             spark, rankings.lastfm_case(arguments.data / "hetrec-lastfm-2k"), False
@@ -325,8 +325,7 @@ def measure_feature_models(spark: SparkSession, folder: Path) -> dict[str, Any]:
         ["ordered by", f"recall@{n}", f"NDCG@{n}"],
         [[name, *found] for name, found in lists.items()],
     )
-    parts, features = movielens_folds(folder), feature_models.film_features(folder)
-    blends = feature_models.blend_hits(spark, parts, features, feature_models.LISTS)
+    blends = feature_models.film_hits(spark, folder)
     print_blends(blends, "film")
     return {"rmse": errors, "new items": lists, "blends": blends}
 
@@ -342,10 +341,9 @@ def measure_user_fields(folder: Path) -> dict[str, tuple[float, float, float]]:
     return errors
 
 
-def measure_similar_books(spark: SparkSession, folder: Path) -> dict[float, tuple[float, float]]:
+def measure_similar_books(folder: Path) -> dict[float, tuple[float, float]]:
     """Measure what authors are worth for similar books, on the demo's data."""
-    features = feature_models.book_features(folder)
-    blends = feature_models.blend_hits(spark, [books(folder, SEED)], features, feature_models.BOOKS)
+    blends = feature_models.book_hits(folder)
     print_blends(blends, "book")
     return blends
 

@@ -9,15 +9,11 @@ import numpy.typing as npt
 
 from benchmarks.datasets import movielens_folds
 from benchmarks.feature_models import FACTORS, FEW_RATINGS, MAP, film_features
+from benchmarks.kernel_fits import ITEMS, USERS, fit_by_kernels
 from benchmarks.peer_models import Ratings
 from recsys_spark.config import TrainConfig
-from recsys_spark.kernels.csr_block import build_csr_block
 from recsys_spark.kernels.factor_map import fit_factor_map
-from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.kernels.pair_scores import pair_scores
-from recsys_spark.kernels.side_information import SideInformation
-from recsys_spark.kernels.solve_rows import solve_rows
-from recsys_spark.train import prepare_fixed, row_problem
 
 Float64Array = npt.NDArray[np.float64]
 FEW_RATINGS_OF_A_USER = 20
@@ -66,39 +62,12 @@ def factorization(
     users_penalty: float,
 ) -> Float64Array:
     """Predict by a factorization with side information of the items, and of the users where fields are given."""
-    config = TrainConfig.model_validate(FACTORS)
-    problem, mean = row_problem(config), float(training.values.mean())
-    values = (training.values - mean).astype(np.float32)
-    blocks = (
-        build_csr_block(training.users, training.items, values),
-        build_csr_block(training.items, training.users, values),
-    )
-    n_rows, vectors, degrees, told = (training.n_users, training.n_items), [], [], []
-    for side, (block, n, features, penalty) in enumerate(
-        zip(blocks, n_rows, (fields, films), (users_penalty, ITEMS_PENALTY), strict=True)
-    ):
-        degree = np.zeros(n, np.int32)
-        degree[block.row_index] = block.degrees
-        first = initial_factors(0, side, np.arange(n, dtype=np.int32), config.rank)
-        first = np.concatenate([first, np.zeros((n, 1), np.float32)], axis=1)
-        first[degree == 0] = 0
-        vectors.append(first)
-        degrees.append(degree)
-        information = None
-        if features is not None:
-            information = SideInformation(features, degree, problem.regularization, 0.0, penalty)
-        told.append(information)
-    for _ in range(config.iterations):
-        for rows, fixed in ((0, 1), (1, 0)):
-            block, information = blocks[rows], told[rows]
-            side_fixed = prepare_fixed(vectors[fixed], degrees[fixed] > 0, 0.0, problem)
-            expected = None if information is None else information.expected(vectors[rows])[block.row_index]
-            start = vectors[rows][block.row_index]
-            vectors[rows][block.row_index] = solve_rows(block, side_fixed, problem, start, None, expected).vectors
-    users, items = vectors
-    new, known = degrees[1] == 0, degrees[1] >= MAP.min_ratings
+    told = {ITEMS: (films, ITEMS_PENALTY)} | ({} if fields is None else {USERS: (fields, users_penalty)})
+    model = fit_by_kernels(training, TrainConfig.model_validate(FACTORS), told)
+    items, degrees = model.item_vectors.copy(), model.item_degrees
+    new, known = degrees == 0, degrees >= MAP.min_ratings
     items[new] = fit_factor_map(films[known], items[known], MAP.reg_param).vectors(films[new])
-    return pair_scores(users[test.users], items[test.items], mean, True)
+    return pair_scores(model.user_vectors[test.users], items[test.items], model.global_mean, True)
 
 
 def regression(

@@ -16,7 +16,7 @@ from recsys_spark.kernels.similarity import blended_vectors
 from recsys_spark.kernels.top_n import top_n
 
 # A column that more rows have costs less as one more column of a matrix product than pair by pair.
-_ROWS_PER_HOLDER = 64
+_ROWS_PER_HOLDER = 128
 # Pairs that share a column and are looked at together, and floats of their vectors.
 _MAX_PAIRS = 1 << 20
 _MAX_FLOATS = 1 << 22

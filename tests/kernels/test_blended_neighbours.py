@@ -49,7 +49,7 @@ def all_pairs(rows: BlendedRows) -> np.ndarray:
     n_rows=st.integers(1, 30),
     n=st.integers(1, 9),
     weight=st.sampled_from([0.1, 0.6, 1.0]),
-    rows_per_holder=st.sampled_from([1, 4, 64]),
+    rows_per_holder=st.sampled_from([1, 4, 128]),
     at_once=st.sampled_from([1, 20, 1 << 20]),
 )
 def test_neighbours_are_those_of_all_pairs(
@@ -89,13 +89,13 @@ def test_neighbours_are_those_of_all_pairs(
 
 
 def test_frequent_columns_are_dense_and_rare_ones_are_not() -> None:
-    features = np.eye(128, dtype=np.float32)
+    features = np.eye(256, dtype=np.float32)
     features[:2, 40] = 1
-    rows = blended_rows(np.zeros((128, 2), np.float32), sparse(features), 128, 0.25)
-    # Three of 128 rows have column 40, which is more than one in 64; the others have a row each.
-    assert rows.vectors.shape == (128, 3)
+    rows = blended_rows(np.zeros((256, 2), np.float32), sparse(features), 256, 0.25)
+    # Three of 256 rows have column 40, which is more than one in 128; the others have a row each.
+    assert rows.vectors.shape == (256, 3)
     assert_array_equal(np.flatnonzero(rows.vectors[:, 2]), [0, 1, 40])
-    assert len(rows.sparse.columns) == 127
+    assert len(rows.sparse.columns) == 255
     assert_allclose(all_pairs(rows), 0.25 * cosine_similarity(features), atol=1e-7)
 
 
