@@ -13,6 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from recsys_spark import row_neighbours
 from recsys_spark.errors import ConfigError
+from recsys_spark.kernels import blended_neighbours
 from recsys_spark.kernels.blended_neighbours import blended_rows
 from recsys_spark.kernels.neighbour_average import sparse_rows
 from recsys_spark.kernels.neighbours import Measure
@@ -186,7 +187,10 @@ def test_the_worker_blends_vectors_and_features_that_all_tasks_have(monkeypatch:
     features = rng.random((N_ITEMS, 5)) < 0.3
     items, columns = np.nonzero(features)
     content = sparse_rows(items, columns, np.ones(len(items), np.float32), N_ITEMS)
+    # Some columns are dense, and some are not.
+    monkeypatch.setattr(blended_neighbours, "_ROWS_PER_HOLDER", 3)
     blended = blended_rows(similarity_vectors(factors, np.ones(N_ITEMS, int), 0.0), content, 5, 0.4)
+    assert 4 < blended.vectors.shape[1] < 4 + 5
     expected = 0.6 * cosine_similarity(factors) + 0.4 * cosine_similarity(features)
     chosen = [0, 2, 3, 5, 6, 9, 12]
     sizes = RowSizes(np.zeros(N_ITEMS, np.int64), np.zeros(N_ITEMS))
