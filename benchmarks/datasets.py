@@ -29,6 +29,21 @@ def _movielens(path: Path) -> Ratings:
     return Ratings(users, items, values, _N_USERS, _N_ITEMS)
 
 
+def books(folder: Path, seed: int) -> tuple[Ratings, Ratings]:
+    """Read the demo's ratings, the mean of those of one pair, and hold a random tenth of the pairs out."""
+    columns = np.loadtxt(folder / "ratings.csv.gz", dtype=np.int32, delimiter=",", skiprows=1)
+    known_users, users = np.unique(columns[:, 1], return_inverse=True)
+    # Ids of books are their lines in the table of books.
+    n_items = int(columns[:, 0].max())
+    pairs, place = np.unique(users * np.int64(n_items) + columns[:, 0] - 1, return_inverse=True)
+    values = (np.bincount(place, columns[:, 2]) / np.bincount(place)).astype(np.float32)
+    ratings = Ratings(
+        (pairs // n_items).astype(np.int32), (pairs % n_items).astype(np.int32), values, len(known_users), n_items
+    )
+    is_held_out = np.random.default_rng(seed).random(len(pairs)) < 0.1
+    return ratings.where(~is_held_out), ratings.where(is_held_out)
+
+
 def play_counts(folder: Path) -> Ratings:
     """Read the play counts of HetRec 2011 Last.fm, as log(1 + plays): counts reach from 1 to 352,698."""
     columns = np.loadtxt(_existing(folder / "user_artists.dat"), dtype=np.int64, skiprows=1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +14,18 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
-from benchmarks.datasets import movielens, movielens_folds
+from benchmarks.datasets import books, movielens, movielens_folds
+from benchmarks.kernel_fits import fit_by_kernels
 from benchmarks.peer_models import Ratings
 from recsys_spark.config import TrainConfig
 from recsys_spark.feature_config import FactorMapConfig
 from recsys_spark.features import ItemFeatures
+from recsys_spark.kernels.blended_neighbours import blended_rows, neighbours_by_blend
 from recsys_spark.kernels.feature_encoding import beside_each_other, indicated, mean_and_deviation, standardised
 from recsys_spark.kernels.neighbours import neighbours_by_vectors
 from recsys_spark.kernels.pair_scores import pair_scores
 from recsys_spark.kernels.ranking_metrics import expected_of_random_lists, ndcg_at_n, recall_at_n
-from recsys_spark.kernels.similarity import blended_vectors, similarity_vectors
+from recsys_spark.kernels.similarity import similarity_vectors
 from recsys_spark.kernels.top_n import top_n
 from recsys_spark.progress import Progress
 from recsys_spark.rating_blocks import USERS
@@ -34,7 +39,7 @@ LIST_LENGTH = 10
 NEIGHBOURS = 20
 LIKED = 4.0
 SEED = 0
-BLENDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+BLENDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 FACTORS = {"rank": 40, "iterations": 10, "reg_param": 5.0, "reg_exponent": 0.2, "bias_reg_param": 2.0}
 SETTINGS = {
     "feature regression": {"model": "feature_regression", "reg_param": 8.0, "reg_exponent": 0.0, "bias_reg_param": 3.0},
@@ -46,6 +51,12 @@ LISTS = {
     "reg_param": 0.01, "reg_exponent": 1.0,
 }  # fmt: skip
 MAP = FactorMapConfig(reg_param=10.0, min_ratings=5)
+# The demo's, with fewer iterations.
+BOOKS = {
+    "rank": 32, "iterations": 6, "unobserved_weight": 0.05, "reg_param": 0.01, "bias_reg_param": 0.01,
+    "reg_exponent": 1.0,
+}  # fmt: skip
+BOOKS_OF_AN_AUTHOR = 3
 
 
 def film_features(folder: Path) -> ItemFeatures:
@@ -62,6 +73,18 @@ def film_features(folder: Path) -> ItemFeatures:
     ]
     encoded = beside_each_other(parts, len(films))
     return ItemFeatures(encoded, np.ones(len(films), np.bool_), ["year", *names], len(films))
+
+
+def book_features(folder: Path) -> ItemFeatures:
+    """Return the authors of the demo's books, as its configuration encodes them."""
+    with gzip.open(folder / "books.csv.gz", "rt", encoding="utf-8") as file:
+        by = [sorted(set(row["authors"].split(", "))) for row in csv.DictReader(file)]
+    names, codes = np.unique([name for names in by for name in names], return_inverse=True)
+    has_column = np.bincount(codes) >= BOOKS_OF_AN_AUTHOR
+    columns = np.where(has_column, np.cumsum(has_column) - 1, -1)
+    entries = indicated(np.array([len(names) for names in by]), columns[codes])
+    encoded = beside_each_other([(0, 1.0, entries)], len(by))
+    return ItemFeatures(encoded, np.ones(len(by), np.bool_), names[has_column].tolist(), len(by))
 
 
 def fit(
@@ -181,30 +204,54 @@ def lists_of_new(
     return found | {"random": (recall, ndcg)}
 
 
-def blend_hits(spark: SparkSession, folder: Path) -> dict[float, tuple[float, float]]:
-    """Return how often a liked test film is among the neighbours of a liked training film of the same user, by blend.
+def blend_hits(
+    parts: Iterable[tuple[Ratings, Ratings]], features: ItemFeatures, fit_to: Callable[[Ratings], Factorization]
+) -> dict[float, tuple[float, float]]:
+    """Return how often a liked test item is among the neighbours of a liked training item of the same user, by blend.
 
-    Of all such films, and of those with few training ratings; mean of the folds.
+    Of all such items, and of those with few training ratings (NaN of none); mean of the parts, each a pair of training
+    and test ratings.
     """
-    features = film_features(folder)
-    content = similarity_vectors(features.dense(), np.ones(features.n_items, np.int64), 0.0)
+    everything = np.arange(features.n_items, dtype=np.int32)
     found: dict[float, list[tuple[float, float]]] = {weight: [] for weight in BLENDS}
-    for training, test in movielens_folds(folder):
-        with tempfile.TemporaryDirectory() as place:
-            model = fit(spark, training, LISTS, features, place)
-        collaborative = similarity_vectors(model.item_vectors, model.item_degrees, 10.0)
+    for training, test in parts:
+        model = fit_to(training)
+        factors = model.item_vectors[:, : model.rank]
+        collaborative = similarity_vectors(factors, model.item_degrees, 10.0)
         seeds, targets = liked_pairs(training, test)
         is_rare = model.item_degrees[targets] < FEW_RATINGS
         for weight in BLENDS:
-            vectors = blended_vectors(collaborative, content, weight)
-            everything = np.arange(features.n_items, dtype=np.int32)
-            near = neighbours_by_vectors(vectors, everything, vectors, NEIGHBOURS).candidates
+            if weight == 0:
+                near = neighbours_by_vectors(collaborative, everything, collaborative, NEIGHBOURS).candidates
+            else:
+                rows = blended_rows(collaborative, features.rows, features.width, weight)
+                near = np.concatenate(
+                    [part.candidates for _, _, part in neighbours_by_blend(rows, everything, rows, NEIGHBOURS)]
+                )
             is_hit = (near[seeds] == targets[:, None]).any(axis=1)
-            found[weight].append((float(is_hit.mean()), float(is_hit[is_rare].mean())))
+            of_rare = float(is_hit[is_rare].mean()) if is_rare.any() else float("nan")
+            found[weight].append((float(is_hit.mean()), of_rare))
     return {
         weight: (float(np.mean([a for a, _ in hits])), float(np.mean([b for _, b in hits])))
         for weight, hits in found.items()
     }
+
+
+def film_hits(spark: SparkSession, folder: Path) -> dict[float, tuple[float, float]]:
+    """Return `blend_hits` of films by genre and year, on the official folds."""
+    features = film_features(folder)
+
+    def fit_to(training: Ratings) -> Factorization:
+        with tempfile.TemporaryDirectory() as place:
+            return fit(spark, training, LISTS, features, place)
+
+    return blend_hits(movielens_folds(folder), features, fit_to)
+
+
+def book_hits(folder: Path) -> dict[float, tuple[float, float]]:
+    """Return `blend_hits` of the demo's books by author, fitted by the kernels alone."""
+    config = TrainConfig.model_validate(BOOKS)
+    return blend_hits([books(folder, SEED)], book_features(folder), lambda training: fit_by_kernels(training, config))
 
 
 def liked_pairs(training: Ratings, test: Ratings) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import SparkSession
 
-from benchmarks import feature_models, rankings
+from benchmarks import feature_models, rankings, user_fields
 from benchmarks.datasets import hold_out_two, movielens, movielens_folds, play_counts
 from benchmarks.peer_models import Factors, Ratings, implicit_factors, mllib_estimator, mllib_factors, objective
 from benchmarks.quality_fits import N_BLOCKS, fit, frame_of, is_installed, rows_of
@@ -41,7 +41,10 @@ from recsys_spark.kernels.top_n import top_n
 from recsys_spark.session import build_session
 from recsys_spark.train import Factorization
 
-SECTIONS = ("rmse", "logistic", "lastfm", "mllib", "features", "ml100k_lists", "lastfm_lists", "retail_lists")
+SECTIONS = (
+    "rmse", "logistic", "lastfm", "mllib", "features", "user_fields", "books", "ml100k_lists", "lastfm_lists",
+    "retail_lists",
+)  # fmt: skip
 LIST_LENGTH = 20
 SEED = 0
 # Counted as this many more ratings with the mean label of all items; the best of 1, 2, 5 and 10.
@@ -74,6 +77,8 @@ def main() -> None:
         "lastfm": lambda: measure_lists(spark, arguments.data / "hetrec-lastfm-2k"),
         "mllib": lambda: measure_equivalence(spark, arguments.data / "ml-100k"),
         "features": lambda: measure_feature_models(spark, arguments.data / "ml-100k"),
+        "user_fields": lambda: measure_user_fields(arguments.data / "ml-100k"),
+        "books": lambda: measure_similar_books(ROOT / "examples" / "goodbooks"),
         "ml100k_lists": lambda: measure_rankings(spark, rankings.movielens_case(arguments.data / "ml-100k"), True),
         "lastfm_lists": lambda: measure_rankings(
             spark, rankings.lastfm_case(arguments.data / "hetrec-lastfm-2k"), False
@@ -320,13 +325,36 @@ def measure_feature_models(spark: SparkSession, folder: Path) -> dict[str, Any]:
         ["ordered by", f"recall@{n}", f"NDCG@{n}"],
         [[name, *found] for name, found in lists.items()],
     )
-    blends = feature_models.blend_hits(spark, folder)
+    blends = feature_models.film_hits(spark, folder)
+    print_blends(blends, "film")
+    return {"rmse": errors, "new items": lists, "blends": blends}
+
+
+def measure_user_fields(folder: Path) -> dict[str, tuple[float, float, float]]:
+    """Measure what fields of the users would be worth; they are no part of the models."""
+    errors = user_fields.errors_with_user_fields(folder)
     print_table(
-        f"Is a liked film among the {feature_models.NEIGHBOURS} nearest of another that the same user likes?",
-        ["content_weight", "all films", f"films with fewer than {few} training ratings"],
+        "RMSE on MovieLens 100K with age, gender and occupation of the users, mean of the official folds",
+        ["model", "all", "films with few ratings", "users with few ratings"],
+        [[name, *found] for name, found in errors.items()],
+    )
+    return errors
+
+
+def measure_similar_books(folder: Path) -> dict[float, tuple[float, float]]:
+    """Measure what authors are worth for similar books, on the demo's data."""
+    blends = feature_models.book_hits(folder)
+    print_blends(blends, "book")
+    return blends
+
+
+def print_blends(blends: dict[float, tuple[float, float]], kind: str) -> None:
+    """Print how often neighbours are liked, by the weight of their features."""
+    print_table(
+        f"Is a liked {kind} among the {feature_models.NEIGHBOURS} nearest of another that the same user likes?",
+        ["content_weight", f"all {kind}s", f"{kind}s with fewer than {feature_models.FEW_RATINGS} training ratings"],
         [[f"{weight:g}", *hits] for weight, hits in blends.items()],
     )
-    return {"rmse": errors, "new items": lists, "blends": blends}
 
 
 def model_scores(model: Factorization, pairs: Ratings) -> npt.NDArray[np.float64]:

@@ -142,8 +142,6 @@ class RecommendConfig(Section):
             raise ValueError("seen_since needs exclude_seen: true")
         if self.mmr is not None and self.mmr.pool < self.n:
             raise ValueError(f"mmr.pool must be at least n, {self.n}")
-        if self.max_new_items > 0 and self.max_per_category is not None:
-            raise ValueError("max_new_items and max_per_category cannot be combined")
         if self.new_ratings is not None and not (self.new_ratings and all(self.new_ratings)):
             raise ValueError("new_ratings must name at least one file, folder or glob, or be null")
         return self

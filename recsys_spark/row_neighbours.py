@@ -1,4 +1,4 @@
-"""The most similar rows of every row of a side: by their factors, or by the ratings they have in common."""
+"""The most similar rows of every row of a side: by their factors, with features, or by the ratings in common."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from recsys_spark.errors import ConfigError
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import Float32Array, Int32Array, Int64Array
+from recsys_spark.kernels.blended_neighbours import BlendedRows, neighbours_by_blend
 from recsys_spark.kernels.csr_block import CsrBlock, entries_of_rows
 from recsys_spark.kernels.neighbours import (
     Comparable,
@@ -32,9 +33,6 @@ from recsys_spark.shared_value import SharedValue, shared
 _TASKS_PER_CORE = 2
 # Entries of the results that a task holds at once: some 100 MB with their ids.
 _ENTRIES_AT_ONCE = 1 << 20
-# Products that are zero but for rounding, as of features that have nothing in common, are all added up once more, from
-# copies of both vectors in double precision: 256 MB of each.
-_FLOATS_AT_ONCE = 1 << 25
 # In a worker, with as much again for what is made of it.
 _BYTES_PER_RATING = 60
 _RATINGS_PER_PART = 64_000_000
@@ -120,10 +118,10 @@ def write_neighbours_by_factors(
         spread.mapInArrow(worker, neighbours_schema(candidates)).write.mode("error").parquet(path)
 
 
-def write_neighbours_by_vectors(
-    rows: DataFrame, side: Side, candidates: NeighbourCandidates, vectors: Float32Array, *, n: int, path: str
+def write_neighbours_by_blend(
+    rows: DataFrame, side: Side, candidates: NeighbourCandidates, blended: BlendedRows, *, n: int, path: str
 ) -> None:
-    """Find each row's most similar candidates by the product of their vectors, and write them as Parquet.
+    """Find each row's most similar candidates by vectors and sparse rows together, and write them as Parquet.
 
     Parameters
     ----------
@@ -133,35 +131,37 @@ def write_neighbours_by_vectors(
         Theirs.
     candidates : NeighbourCandidates
         Without vectors.
-    vectors : float32 array of shape (n_rows, width)
-        Of rows and candidates by index, at most of length one; goes to every task.
+    blended : BlendedRows
+        Rows and candidates by index; goes to every task.
     n : int
     path : str
         Where `neighbours_schema` goes.
 
     Notes
     -----
-    One shuffle of the indexes, over all cores; nothing reaches the driver.
+    One shuffle of the indexes, over all cores; nothing reaches the driver. Time is that of as many lists by vectors,
+    and in proportion to the pairs that have a sparse column in common.
     """
     tasks = _TASKS_PER_CORE * default_parallelism(rows.sparkSession)
     spread = rows.select(F.col(side.rows).alias("row")).repartition(tasks, "row")
-    with shared(rows.sparkSession, (candidates, vectors)) as everywhere:
-        worker = partial(find_by_vectors, given=everywhere, n=n)
+    with shared(rows.sparkSession, (candidates, blended)) as everywhere:
+        worker = partial(find_by_blend, given=everywhere, n=n)
         spread.mapInArrow(worker, neighbours_schema(candidates)).write.mode("error").parquet(path)
 
 
-def find_by_vectors(
-    batches: Iterator[pa.RecordBatch], given: SharedValue[tuple[NeighbourCandidates, Float32Array]], n: int
+def find_by_blend(
+    batches: Iterator[pa.RecordBatch], given: SharedValue[tuple[NeighbourCandidates, BlendedRows]], n: int
 ) -> Iterator[pa.RecordBatch]:
     """Worker: indexes of rows -> their neighbours."""
-    candidates, vectors = given.value
-    others = vectors[candidates.comparable.index_of_candidate]
-    rows_at_once = max(1, min(_ENTRIES_AT_ONCE // n, _FLOATS_AT_ONCE // max(1, others.size)))
+    candidates, blended = given.value
+    others = blended.take(candidates.comparable.index_of_candidate)
+    rows_at_once = max(1, _ENTRIES_AT_ONCE // n)
     for whole in batches:
         for first in range(0, whole.num_rows, rows_at_once):
             index = whole["row"].to_numpy()[first : first + rows_at_once]
             own = candidates.comparable.candidate_of_index[index]
-            yield _neighbour_batch(index, neighbours_by_vectors(vectors[index], own, others, n), candidates.labels)
+            for start, end, found in neighbours_by_blend(blended.take(index), own, others, n):
+                yield _neighbour_batch(index[start:end], found, candidates.labels)
 
 
 def find_by_factors(

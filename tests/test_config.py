@@ -98,7 +98,6 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
         ),
         ({"recommend": {"max_new_items": 1}}, "recommend.max_new_items needs item_features"),
         ({"evaluate": {"holdout_items_share": 0.1}}, "evaluate.holdout_items_share needs item_features"),
-        ({"recommend": {"max_new_items": 1, "max_per_category": 2}}, "cannot be combined"),
         ({"similar_items": {"method": "content"}}, "features are compared of items, and need item_features"),
         ({"similar_users": {"content_weight": 0.5}}, "features are compared of items, and need item_features"),
         ({"similar_items": {"method": "llr", "content_weight": 0.5}}, "content_weight is for method: factors"),

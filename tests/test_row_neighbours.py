@@ -9,18 +9,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
+from sklearn.metrics.pairwise import cosine_similarity
 
 from recsys_spark import row_neighbours
 from recsys_spark.errors import ConfigError
+from recsys_spark.kernels import blended_neighbours
+from recsys_spark.kernels.blended_neighbours import blended_rows
+from recsys_spark.kernels.neighbour_average import sparse_rows
 from recsys_spark.kernels.neighbours import Measure
 from recsys_spark.kernels.similarity import RowSizes, similarity_vectors
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.row_neighbours import (
     NeighbourCandidates,
     choose_n_parts,
+    find_by_blend,
     find_by_common,
     find_by_factors,
-    find_by_vectors,
     write_neighbours_by_common,
 )
 from recsys_spark.shared_value import SharedValue
@@ -176,10 +180,18 @@ def test_parts_that_take_too_many_copies_of_the_ratings_are_refused() -> None:
         choose_n_parts({10_000: 100}, cores=2, ratings_per_part=100_000)
 
 
-def test_the_worker_compares_rows_by_vectors_that_all_tasks_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_blends_vectors_and_features_that_all_tasks_have(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(8)
-    vectors = rng.normal(size=(N_ITEMS, 4)).astype(np.float32)
-    vectors[3] = 0
+    factors = rng.normal(size=(N_ITEMS, 4)).astype(np.float32)
+    factors[3] = 0
+    features = rng.random((N_ITEMS, 5)) < 0.3
+    items, columns = np.nonzero(features)
+    content = sparse_rows(items, columns, np.ones(len(items), np.float32), N_ITEMS)
+    # Some columns are dense, and some are not.
+    monkeypatch.setattr(blended_neighbours, "_ROWS_PER_HOLDER", 3)
+    blended = blended_rows(similarity_vectors(factors, np.ones(N_ITEMS, int), 0.0), content, 5, 0.4)
+    assert 4 < blended.vectors.shape[1] < 4 + 5
+    expected = 0.6 * cosine_similarity(factors) + 0.4 * cosine_similarity(features)
     chosen = [0, 2, 3, 5, 6, 9, 12]
     sizes = RowSizes(np.zeros(N_ITEMS, np.int64), np.zeros(N_ITEMS))
     candidates = NeighbourCandidates.from_rows(
@@ -187,14 +199,14 @@ def test_the_worker_compares_rows_by_vectors_that_all_tasks_have(monkeypatch: py
     )
     monkeypatch.setattr(row_neighbours, "_ENTRIES_AT_ONCE", 6)
     batch = pa.RecordBatch.from_pydict({"row": pa.array([12, 0, 1, 3, 7], pa.int32())})
-    made = find_by_vectors(
-        iter([batch.slice(0, 4), batch.slice(4), batch.slice(0, 0)]), SharedValue((candidates, vectors)), 3
+    made = find_by_blend(
+        iter([batch.slice(0, 4), batch.slice(4), batch.slice(0, 0)]), SharedValue((candidates, blended)), 3
     )
     found = {row["row"]: row["neighbours"] for part in made for row in part.to_pylist()}
     assert list(found) == [12, 0, 1, 3, 7]
     for row, entries in found.items():
-        products = {label(other): float(vectors[row] @ vectors[other]) for other in chosen if other != row}
+        products = {label(other): expected[row, other] for other in chosen if other != row}
         best = sorted((name for name in products if products[name] > 0), key=lambda name: (-products[name], name))[:3]
         assert [entry["id"] for entry in entries] == best
-        assert [entry["similarity"] for entry in entries] == pytest.approx([products[name] for name in best])
+        assert [entry["similarity"] for entry in entries] == pytest.approx([products[name] for name in best], abs=1e-6)
         assert all(entry["n_common"] is None for entry in entries)

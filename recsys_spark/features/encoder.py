@@ -118,6 +118,11 @@ class Encoder:
         return [name for feature in self.features for name in feature.column_names]
 
     @property
+    def value_of_column(self) -> dict[int, str]:
+        """The value that a column stands for, of columns that stand for one: not of numbers, nor of hashed words."""
+        return {feature.first + k: value for feature in self.features for k, value in enumerate(feature.values)}
+
+    @property
     def version(self) -> str:
         """A hash of all that decides how cells are encoded."""
         content = json.dumps([asdict(feature) for feature in self.features], sort_keys=True)

@@ -28,7 +28,7 @@ from recsys_spark.kernels.feature_encoding import (
 from recsys_spark.kernels.neighbour_average import SparseRows, sparse_rows
 from recsys_spark.session import session_limits
 from recsys_spark.shared_value import SharedValue
-from recsys_spark.storage import join, read_json
+from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def encoder_path(run: Run) -> str:
     return join(run.path, "item_features_encoder.json")
 
 
-def read_encoder(run: Run, context: StageContext) -> Encoder:
+def read_encoder(run: Run, storage: Storage) -> Encoder:
     """Read a run's encoder."""
     path = encoder_path(run)
-    return Encoder.from_content(read_json(context.storage, path), path)
+    return Encoder.from_content(read_json(storage, path), path)
 
 
 def listed_items(context: StageContext) -> DataFrame:
@@ -94,8 +94,14 @@ def n_listed_items(context: StageContext) -> int:
     return int(context.record("index")["n_items"]) + int(n_new)
 
 
-def read_item_features(context: StageContext) -> ItemFeatures | None:
+def read_item_features(context: StageContext, *, stays_sparse: bool = False) -> ItemFeatures | None:
     """Collect the encoded features on the driver; None where none are configured.
+
+    Parameters
+    ----------
+    context : StageContext
+    stays_sparse : bool, default False
+        Whether the caller leaves the rows sparse, so that there need be no room for dense ones.
 
     Raises
     ------
@@ -108,8 +114,9 @@ def read_item_features(context: StageContext) -> ItemFeatures | None:
     """
     if context.config.item_features is None:
         return None
-    encoder, n_rows = read_encoder(context.run, context), n_listed_items(context)
-    _refuse_too_wide(context, n_rows, encoder.width)
+    encoder, n_rows = read_encoder(context.run, context.storage), n_listed_items(context)
+    if not stays_sparse:
+        require_room_for_dense(context, n_rows, encoder.width)
     table = context.read(ITEM_FEATURES).select("item_index", "columns", "values").toArrow()
     index = table["item_index"].to_numpy()
     lengths = pc.list_value_length(table["columns"]).to_numpy()
@@ -120,7 +127,8 @@ def read_item_features(context: StageContext) -> ItemFeatures | None:
     return ItemFeatures(rows, is_known, encoder.column_names, context.record("index")["n_items"])
 
 
-def _refuse_too_wide(context: StageContext, n_rows: int, width: int) -> None:
+def require_room_for_dense(context: StageContext, n_rows: int, width: int) -> None:
+    """Refuse dense features of all items that are more than a job may return, or half of what a worker may hold."""
     limits = session_limits(context.spark)
     allowed = [limits.result_bytes, int((limits.worker_bytes or 0) * _LARGEST_SHARE_OF_A_WORKER) or None]
     least = min((limit for limit in allowed if limit is not None), default=None)

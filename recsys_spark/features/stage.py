@@ -76,7 +76,7 @@ def _published_encoder(context: StageContext) -> tuple[Run, Encoder] | None:
     for entry in reversed(publications(root, context.storage)):
         run = entry.run(root)
         if run != context.run and context.storage.exists(encoder_path(run)):
-            return run, read_encoder(run, context)
+            return run, read_encoder(run, context.storage)
     return None
 
 

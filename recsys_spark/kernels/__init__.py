@@ -16,6 +16,7 @@ In the order of use:
 * `joint_step`: how far to go when both sides take gradient steps at once.
 * `pair_scores`, `top_n`: scores of given pairs; the best unseen columns of every row.
 * `similarity`, `common_ratings`, `neighbours`: how alike rows are; the most similar rows of every row.
+* `blended_neighbours`: the same by factors and features together.
 * `neighbour_average`: predictions and lists from what neighbours thought.
 * `ranking_metrics`, `list_variety`: how good those lists are, and how varied.
 * `label_metrics`: how well scores tell labels apart.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -95,6 +95,73 @@ def capped_top_n(
     while parts:
         parts += ranking.in_parts(ranking.walk(parts.pop()))
     return ranking.columns, ranking.scores
+
+
+def capped_top_n_with_new(
+    user_vectors: Float32Array,
+    item_vectors: Float32Array,
+    *,
+    is_new: BoolArray,
+    max_new: int,
+    excluded_indptr: Int64Array,
+    excluded_columns: Int32Array,
+    **limits: Any,
+) -> tuple[Int32Array, Float32Array]:
+    """List each user's n best items, no more than some of each category, and no more than some new ones in all.
+
+    The list is what a walk gives that passes over items whose category has its share, and over new items once there
+    are enough of them.
+
+    Parameters
+    ----------
+    user_vectors, item_vectors, excluded_indptr, excluded_columns
+        As of `capped_top_n`.
+    is_new : bool array of shape (n_items,)
+    max_new : int >= 1
+        New items in a list, of whatever category.
+    **limits
+        The other parameters of `capped_top_n`.
+
+    Returns
+    -------
+    columns : int32 array of shape (m, n)
+    scores : float32 array of shape (m, n)
+        As of `capped_top_n`.
+
+    Raises
+    ------
+    ShapeError
+        As `capped_top_n`, or if ``is_new`` does not fit the items, or max_new < 1.
+
+    Notes
+    -----
+    Up to its last new item, the walk is the one of `capped_top_n`; from there on, it is that of a user who may have no
+    other new item. So those whose list has too many of them are ranked once more, without any but their first: the cost
+    is that of a second list, and for each of these users of as many pairs as there are new items, 4 million at once.
+    """
+    if is_new.shape != (len(item_vectors),) or max_new < 1:
+        raise ShapeError(
+            f"is_new must have shape ({len(item_vectors)},) and max_new be >= 1, got {is_new.shape} and {max_new}"
+        )
+    excluded = RaggedRows(excluded_indptr, excluded_columns)
+    columns, scores = capped_top_n(
+        user_vectors, item_vectors, excluded_indptr=excluded_indptr, excluded_columns=excluded_columns, **limits
+    )
+    new = np.flatnonzero(is_new).astype(np.int32)
+    takes_new = np.isin(columns, new)
+    number = np.cumsum(takes_new, axis=1)
+    over = np.flatnonzero(number[:, -1] > max_new)
+    step = max(1, _MAX_PAIRS // max(1, len(new)))
+    for users in (over[first : first + step] for first in range(0, len(over), step)):
+        is_passed = np.ones((len(users), len(new)), bool)
+        rows, places = np.nonzero(takes_new[users] & (number[users] <= max_new))
+        is_passed[rows, np.searchsorted(new, columns[users[rows], places])] = False
+        passed = RaggedRows(starts(is_passed.sum(axis=1)), new[np.nonzero(is_passed)[1]])
+        hidden = excluded.take(users).beside(passed)
+        columns[users], scores[users] = capped_top_n(
+            user_vectors[users], item_vectors, excluded_indptr=hidden.indptr, excluded_columns=hidden.values, **limits
+        )
+    return columns, scores
 
 
 def places_walked(n: int) -> int:

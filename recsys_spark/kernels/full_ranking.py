@@ -7,6 +7,8 @@ from recsys_spark.kernels.pair_scores import pair_scores
 
 _UNIT_ROUNDOFF = 2.0**-53
 _UNDERFLOW = 1e-290
+# Of the vectors of pairs that are scored again together: they are copied, 64 MB in all.
+_MAX_FLOATS = 1 << 22
 
 
 def score_in_full(
@@ -29,7 +31,8 @@ def score_in_full(
     -------
     float32 array of shape (m, n_items)
         A float64 BLAS product, which adds in another order than `pair_scores`, rounds to the same float32
-        unless it lies within its error of a rounding boundary; those few pairs are scored again.
+        unless it lies within its error of a rounding boundary; those few pairs are scored again. They are many only
+        where most products are zero but for rounding, as of vectors that have nothing in common.
 
     Notes
     -----
@@ -46,7 +49,10 @@ def score_in_full(
     rounded = (scores - error[:, None]).astype(np.float32)
     scores += error[:, None]
     users, items = np.nonzero(rounded != scores.astype(np.float32))
-    rounded[users, items] = pair_scores(user_vectors[users], item_vectors[items], global_mean, biases)
+    step = max(1, _MAX_FLOATS // left.shape[1])
+    for first in range(0, len(users), step):
+        pairs = users[first : first + step], items[first : first + step]
+        rounded[pairs] = pair_scores(user_vectors[pairs[0]], item_vectors[pairs[1]], global_mean, biases)
     return rounded
 
 

@@ -36,6 +36,18 @@ class SparseRows:
         """Number of rows."""
         return len(self.indptr) - 1
 
+    def take(self, index: IntArray) -> "SparseRows":
+        """Return some of the rows, in that order."""
+        lengths = np.diff(self.indptr)[index]
+        entries = entries_of_rows(self.indptr[index], lengths)
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return SparseRows(indptr, self.columns[entries], self.values[entries])
+
+    def transposed(self, n_columns: int) -> "SparseRows":
+        """Return the columns as rows: ``n_columns`` of them."""
+        rows = np.repeat(np.arange(self.n_rows), np.diff(self.indptr))
+        return sparse_rows(self.columns, rows, self.values, n_columns)
+
 
 def sparse_rows(rows: IntArray, columns: IntArray, values: Float32Array, n_rows: int) -> SparseRows:
     """Sort entries by row and column.

@@ -253,6 +253,5 @@ def _short_reason(k: int, n: int, n_eligible: int, n_hidden: int, variety: Varie
     if n_hidden:
         parts.append(f"the user has rated or blocked {n_hidden} of them")
     if k < n_eligible - n_hidden:
-        limit = f"no more than {variety.max_per_category} {variety.limited} may be listed"
-        parts.append(f"{limit}, which leaves out {n_eligible - n_hidden - k}")
+        parts.append(f"no more than {variety.limits} may be listed, which leaves out {n_eligible - n_hidden - k}")
     return f"only {k} of {n}: " + ", and ".join(parts)

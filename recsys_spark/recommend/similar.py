@@ -15,16 +15,17 @@ from pyspark.sql import functions as F
 from recsys_spark.byte_sizes import human_size
 from recsys_spark.errors import ConfigError
 from recsys_spark.factor_tables import collect_rows, vectors_from_columns
-from recsys_spark.features import listed_items, n_listed_items, read_item_features
+from recsys_spark.features import listed_items, n_listed_items, read_item_features, require_room_for_dense
 from recsys_spark.kernels.arrays import Int32Array, Int64Array
+from recsys_spark.kernels.blended_neighbours import blended_rows, frequent_columns
 from recsys_spark.kernels.neighbours import Measure
-from recsys_spark.kernels.similarity import RowSizes, blended_vectors, similarity_vectors
+from recsys_spark.kernels.similarity import RowSizes, similarity_vectors
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.row_neighbours import (
     NeighbourCandidates,
+    write_neighbours_by_blend,
     write_neighbours_by_common,
     write_neighbours_by_factors,
-    write_neighbours_by_vectors,
 )
 from recsys_spark.session import session_limits
 from recsys_spark.storage import join
@@ -210,21 +211,21 @@ def _by_content(context: StageContext, kind: _Kind, config: SimilarConfig, path:
 
 def _blended(context: StageContext, kind: _Kind, config: SimilarConfig, path: str) -> int:
     """Compare items by their factors and by their features; those without ratings by their features alone."""
-    features = read_item_features(context)
+    features = read_item_features(context, stays_sparse=True)
     assert features is not None
     n_ratings = _n_ratings(context, kind)
+    require_room_for_dense(context, len(n_ratings), int(frequent_columns(features.rows, features.width).sum()))
     trained = context.read(kind.factors).select(kind.side.rows, "factors", "bias")
     _refuse_too_many(context, kind, trained.count())
     collaborative = np.zeros((len(n_ratings), context.record("train")["rank"]), np.float32)
     index, factors = collect_rows(trained, kind.side, biases=False)
     collaborative[index] = similarity_vectors(factors, n_ratings[index], config.shrink)
-    content = similarity_vectors(features.dense(), np.ones(len(n_ratings), np.int64), 0.0)
-    vectors = blended_vectors(collaborative, content, config.content_weight)
+    blended = blended_rows(collaborative, features.rows, features.width, config.content_weight)
     labels, places = _content_candidates(context, kind, config, n_ratings)
     sizes = RowSizes(n_ratings, np.zeros(len(n_ratings)))
     candidates = NeighbourCandidates.from_rows(labels, places, sizes)
     rows = rows_with_neighbours(context, kind.table)
-    write_neighbours_by_vectors(rows, kind.side, candidates, vectors, n=config.n, path=path)
+    write_neighbours_by_blend(rows, kind.side, candidates, blended, n=config.n, path=path)
     return len(labels)
 
 

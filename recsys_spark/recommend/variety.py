@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pyspark.sql import DataFrame
@@ -11,7 +13,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.features import listed_items, n_listed_items
 from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array, Int64Array
-from recsys_spark.kernels.capped_top_n import capped_top_n, places_walked
+from recsys_spark.kernels.capped_top_n import capped_top_n, capped_top_n_with_new, places_walked
 from recsys_spark.kernels.marginal_relevance import rerank
 from recsys_spark.kernels.top_n import top_n
 from recsys_spark.tables import CATALOGUE
@@ -36,15 +38,18 @@ class Variety:
         Weight of the score in marginal relevance; None: lists are by score.
     pool : int
         Items that marginal relevance chooses from.
-    limited : str
-        What the limit is on, in words.
+    max_new : int
+        New items in a list, where that is limited beside the categories; 0: it is not.
+    limits : str
+        What is limited, in words.
     """
 
     categories: Int32Array | None = None
     max_per_category: int = 0
     relevance_weight: float | None = None
     pool: int = 0
-    limited: str = "of a category"
+    max_new: int = 0
+    limits: str = ""
 
     def places(self, n: int) -> int:
         """Return how many items of each user have to be found for a list of n."""
@@ -74,7 +79,8 @@ def with_variety(candidates: Candidates, category_of_item: Int32Array | None, co
     Candidates
         The same where nothing is configured. Damping is part of the vectors, so that ranking costs what it did: each
         item's bias is less by ``popularity_damping * log(1 + its ratings)``. A model without biases gets them, 0
-        for all users. New items are one category of their own, of ``max_new_items``; the others then have none.
+        for all users. Where categories are not limited, new items are one of their own, of ``max_new_items``, and the
+        others have none.
     """
     mmr = config.mmr
     if category_of_item is None and candidates.is_new is None and mmr is None and config.popularity_damping == 0:
@@ -82,16 +88,21 @@ def with_variety(candidates: Candidates, category_of_item: Int32Array | None, co
     variety = Variety(
         relevance_weight=None if mmr is None else mmr.relevance_weight, pool=0 if mmr is None else mmr.pool
     )
+    has_new = candidates.is_new is not None
     if category_of_item is not None:
         # There may be more items with an index than there are rated ones.
         items = np.flatnonzero(candidates.column_of_index >= 0)
         categories = np.empty(len(candidates.labels), np.int32)
         categories[candidates.column_of_index[items]] = category_of_item[items]
-        variety = replace(variety, categories=categories, max_per_category=config.max_per_category or 0)
+        limit, limits = config.max_per_category or 0, f"{config.max_per_category} of a category"
+        if has_new:
+            limits += f" and {config.max_new_items} new items"
+        max_new = config.max_new_items if has_new else 0
+        variety = replace(variety, categories=categories, max_per_category=limit, max_new=max_new, limits=limits)
     elif candidates.is_new is not None:
         categories = np.where(candidates.is_new, 0, -1).astype(np.int32)
-        limit = config.max_new_items
-        variety = replace(variety, categories=categories, max_per_category=limit, limited="new items")
+        limit, limits = config.max_new_items, f"{config.max_new_items} new items"
+        variety = replace(variety, categories=categories, max_per_category=limit, limits=limits)
     if config.popularity_damping == 0:
         return replace(candidates, variety=variety)
     damping = popularity_damping(candidates.popularity, config)
@@ -127,17 +138,16 @@ def best_items(
     chooses, and tells its own values instead of scores.
     """
     variety = candidates.variety
-    if variety.categories is None:
-        columns, scores = top_n(
-            user_vectors, item_vectors, biases=biases, global_mean=global_mean, n=variety.places(n),
-            excluded_indptr=excluded_indptr, excluded_columns=excluded_columns,
-        )  # fmt: skip
-    else:
-        columns, scores = capped_top_n(
-            user_vectors, item_vectors, biases=biases, global_mean=global_mean, n=variety.places(n),
-            categories=variety.categories, max_per_category=variety.max_per_category,
-            excluded_indptr=excluded_indptr, excluded_columns=excluded_columns,
-        )  # fmt: skip
+    rank: Callable[..., tuple[Int32Array, Float32Array]] = top_n
+    if variety.categories is not None:
+        limits: dict[str, Any] = {"categories": variety.categories, "max_per_category": variety.max_per_category}
+        rank = partial(capped_top_n, **limits)
+        if candidates.is_new is not None and variety.max_new > 0:
+            rank = partial(capped_top_n_with_new, is_new=candidates.is_new, max_new=variety.max_new, **limits)
+    columns, scores = rank(
+        user_vectors, item_vectors, biases=biases, global_mean=global_mean, n=variety.places(n),
+        excluded_indptr=excluded_indptr, excluded_columns=excluded_columns,
+    )  # fmt: skip
     if variety.relevance_weight is None:
         return columns, scores
     return rerank(columns, scores, _split(candidates)[0], relevance_weight=variety.relevance_weight, n=n)
@@ -170,7 +180,7 @@ def read_categories(context: StageContext) -> Int32Array | None:
 def count_without_category(context: StageContext, candidates: Candidates) -> dict[str, int]:
     """Tell how many candidates no limit holds for because they have no category; nothing where there is none."""
     categories = candidates.variety.categories
-    if categories is None or candidates.is_new is not None:
+    if categories is None or context.config.recommend.max_per_category is None:
         return {}
     count, n_categories = int((categories < 0).sum()), len(np.unique(categories[categories >= 0]))
     context.progress.say(

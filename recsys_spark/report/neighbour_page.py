@@ -11,15 +11,21 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.features import read_encoder
 from recsys_spark.report.user_page import read_rows, read_titles
 from recsys_spark.run_directory import Run
 from recsys_spark.storage import LocalStorage, Storage
-from recsys_spark.tables import CATALOGUE, SIMILAR_ITEMS, Table
+from recsys_spark.tables import CATALOGUE, ITEM_FEATURES, SIMILAR_ITEMS, Table
+
+_MOST_SHARED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class NeighbourPage:
-    """The neighbours of an item or user, most similar first; ``titles`` are those of items."""
+    """The neighbours of an item or user, most similar first.
+
+    ``titles`` are those of items; ``shared`` names the features that the row has in common with some neighbours.
+    """
 
     id_name: str
     row_id: str
@@ -27,6 +33,7 @@ class NeighbourPage:
     short_reason: str | None
     model: str
     titles: dict[str, str]
+    shared: dict[str, list[str]]
 
 
 def read_neighbours(
@@ -61,7 +68,19 @@ def read_neighbours(
     shown = [row_id, *(entry[id_name] for entry in row["neighbours"])]
     has_titles = table == SIMILAR_ITEMS and storage.exists(run.table_path(CATALOGUE))
     titles = read_titles(run, shown, reader) if has_titles else {}
-    return NeighbourPage(id_name, row_id, row["neighbours"], row["short_reason"], row["model"], titles)
+    has_features = table == SIMILAR_ITEMS and storage.exists(run.table_path(ITEM_FEATURES))
+    shared = _shared_features(run, storage, shown, reader) if has_features else {}
+    return NeighbourPage(id_name, row_id, row["neighbours"], row["short_reason"], row["model"], titles, shared)
+
+
+def _shared_features(run: Run, storage: Storage, items: list[str], reader: SparkSession | None) -> dict[str, list[str]]:
+    """Return which values of its features the first of some items has in common with others, as far as with any."""
+    value_of_column = read_encoder(run, storage).value_of_column
+    rows = read_rows(run, ITEM_FEATURES, "item_id", items, reader)
+    values = {row["item_id"]: [value_of_column.get(column) for column in row["columns"]] for row in rows}
+    own = {value for value in values.get(items[0], []) if value is not None}
+    shared = {item: [value for value in held if value in own] for item, held in values.items() if item != items[0]}
+    return {item: held for item, held in shared.items() if held}
 
 
 def print_neighbours(console: Console, page: NeighbourPage) -> None:
@@ -77,10 +96,18 @@ def print_neighbours(console: Console, page: NeighbourPage) -> None:
     shows_common = any(entry["n_common"] is not None for entry in page.neighbours)
     if shows_common:
         grid.add_column("in common", justify="right")
+    if page.shared:
+        grid.add_column("features in common", overflow="fold")
     for entry in page.neighbours:
         name = page.titles.get(entry[page.id_name], entry[page.id_name])
         common = [f"{entry['n_common']:,}"] if shows_common else []
-        grid.add_row(str(entry["position"]), escape(name), f"{entry['similarity']:.3f}", *common)
+        shared = [escape(_few(page.shared.get(entry[page.id_name], [])))] if page.shared else []
+        grid.add_row(str(entry["position"]), escape(name), f"{entry['similarity']:.3f}", *common, *shared)
     console.print(grid)
     if page.short_reason:
         console.print(escape(page.short_reason), style="yellow")
+
+
+def _few(values: list[str]) -> str:
+    shown = ", ".join(values[:_MOST_SHARED])
+    return shown if len(values) <= _MOST_SHARED else f"{shown} and {len(values) - _MOST_SHARED} more"

@@ -41,6 +41,12 @@ def test_the_demo_runs_from_its_configuration_and_prints_what_it_found(tmp_path:
     readers = {line.split(",")[1] for line in lines[1:]}
     assert set(lists["user_id"].to_pylist()) == readers
     assert pc.all(pc.equal(pc.list_value_length(lists["recommendations"]), 10)).as_py()
+    similar = ds.dataset(run / "similar_items").to_table().to_pylist()
+    assert {row["model"].partition(", content at ")[2] for row in similar} == {"0.15"}
+    authors = {row["item_id"]: set(row["columns"]) for row in ds.dataset(run / "item_features").to_table().to_pylist()}
+    firsts = [(row["item_id"], row["neighbours"][0]["item_id"]) for row in similar if row["neighbours"]]
+    assert any(authors[one] & authors[other] for one, other in firsts)
+    assert "features in common" in done.stdout
     metrics = {
         (row["model"], row["metric"]): row["value"] for row in ds.dataset(run / "metrics").to_table().to_pylist()
     }

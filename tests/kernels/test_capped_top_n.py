@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 import recsys_spark.kernels.capped_top_n as capped_module
 import recsys_spark.kernels.top_n as top_n_module
 from recsys_spark.errors import ShapeError
-from recsys_spark.kernels.capped_top_n import capped_top_n, walk_down
+from recsys_spark.kernels.capped_top_n import capped_top_n, capped_top_n_with_new, walk_down
 from tests.kernels.test_top_n import by_brute_force, draw_vectors, random_seen
 
 
@@ -83,6 +83,47 @@ def test_equals_a_walk_down_the_whole_ranking(
     assert_array_equal(scores, expected_scores)
 
 
+@settings(max_examples=150)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_items=st.integers(1, 80),
+    n=st.integers(1, 20),
+    limit=st.integers(1, 4),
+    max_new=st.integers(1, 4),
+    share_of_new=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    kind=st.sampled_from(["normal", "integer", "zero"]),
+    grouping=st.sampled_from(["one", "few", "many"]),
+    max_pairs=st.sampled_from([1, 100, 1 << 22]),
+)
+def test_new_items_are_few_whatever_their_category(
+    seed, n_items, n, limit, max_new, share_of_new, kind, grouping, max_pairs
+):
+    n_users, rng = 5, np.random.default_rng(seed)
+    users, items = draw_vectors(kind, (n_users, 4), rng), draw_vectors(kind, (n_items, 4), rng)
+    indptr, seen = random_seen(n_users, n_items, 0.2, rng)
+    categories = draw_categories(grouping, n_items, rng)
+    is_new = rng.random(n_items) < share_of_new
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capped_module, "_MAX_PAIRS", max_pairs)
+        columns, scores = capped_top_n_with_new(
+            users, items, biases=True, global_mean=3.4, n=n, categories=categories, max_per_category=limit,
+            is_new=is_new, max_new=max_new, excluded_indptr=indptr, excluded_columns=seen,
+        )  # fmt: skip
+    ranking, ranking_scores = by_brute_force(users, items, True, 3.4, n_items, indptr, seen)
+    for user in range(n_users):
+        taken: list[int] = []
+        for column in ranking[user][ranking[user] >= 0].tolist():
+            alike = sum(categories[other] == categories[column] for other in taken)
+            has_room = categories[column] < 0 or alike < limit
+            if has_room and not (is_new[column] and is_new[taken].sum() >= max_new):
+                taken.append(column)
+        taken = taken[:n]
+        assert_array_equal(columns[user], taken + [-1] * (n - len(taken)))
+        expected = dict(zip(ranking[user].tolist(), ranking_scores[user].tolist(), strict=True))
+        assert_array_equal(scores[user, : len(taken)], np.float32([expected[column] for column in taken]))
+        assert np.isnan(scores[user, len(taken) :]).all()
+
+
 def test_rounds_are_as_few_as_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     # The worst there is: whole categories one below the other, each longer than a round.
     categories = np.repeat(np.arange(20), 60).astype(np.int32)
@@ -134,4 +175,16 @@ def test_wrong_arguments_are_rejected(categories: np.ndarray, limit: int, messag
             np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), biases=False, global_mean=0.0, n=2,
             categories=categories, max_per_category=limit, excluded_indptr=np.zeros(3, np.int64),
             excluded_columns=np.zeros(0, np.int32),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("is_new", "max_new", "message"), [(np.zeros(3, bool), 1, r"shape \(4,\)"), (np.zeros(4, bool), 0, "got .* and 0")]
+)
+def test_new_items_that_do_not_fit_are_rejected(is_new: np.ndarray, max_new: int, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        capped_top_n_with_new(
+            np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), biases=False, global_mean=0.0, n=2,
+            categories=np.zeros(4, np.int32), max_per_category=1, is_new=is_new, max_new=max_new,
+            excluded_indptr=np.zeros(3, np.int64), excluded_columns=np.zeros(0, np.int32),
         )  # fmt: skip

@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 
 import recsys_spark.kernels.top_n as top_n_module
 from recsys_spark.errors import NumericalError, ShapeError
+from recsys_spark.kernels import full_ranking as full_ranking_module
 from recsys_spark.kernels.full_ranking import score_in_full
 from recsys_spark.kernels.pair_scores import pair_scores
 from recsys_spark.kernels.top_n import top_n
@@ -143,10 +144,14 @@ def test_no_items_give_empty_lists():
 
 
 @pytest.mark.parametrize("biases", [False, True])
-@pytest.mark.parametrize("kind", ["normal", "integer", "near"])
-def test_full_scores_round_as_pair_scores_do(kind, biases):
+@pytest.mark.parametrize("kind", ["normal", "integer", "near", "apart"])
+def test_full_scores_round_as_pair_scores_do(kind, biases, monkeypatch):
     rng = np.random.default_rng(8)
-    users, items = draw_vectors(kind, (20, 33), rng), draw_vectors(kind, (500, 33), rng)
+    users, items = (draw_vectors("normal" if kind == "apart" else kind, (n, 33), rng) for n in (20, 500))
+    if kind == "apart":
+        # Nothing in common: no product is told from zero but by adding it up.
+        users[:, :20], items[:, 20:32] = 0, 0
+        monkeypatch.setattr(full_ranking_module, "_MAX_FLOATS", 1000)
     pairs = np.repeat(np.arange(20), 500), np.tile(np.arange(500), 20)
     expected = pair_scores(users[pairs[0]], items[pairs[1]], 3.4, biases).astype(np.float32)
     assert_array_equal(score_in_full(users, items, 3.4, biases), expected.reshape(20, 500))

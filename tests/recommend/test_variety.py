@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,43 @@ def test_probabilities_are_damped_as_log_odds_and_kept_in_order() -> None:
     assert [e["item_id"] for e in entries] == ["b", "c", "a"]
     log_odds = [2.0, 1.0, 3.0 - 0.5 * math.log(100)]
     np.testing.assert_allclose([e["score"] for e in entries], [1 / (1 + math.exp(-x)) for x in log_odds], rtol=1e-6)
+
+
+def test_new_items_and_categories_are_limited_together() -> None:
+    # Best first: new red, old red, new red, new blue, old blue.
+    made = Candidates.from_items(
+        pa.array(["a", "b", "c", "d", "e"]), np.arange(5, dtype=np.int32), np.float32([[5], [4], [3], [2], [1]]),
+        np.array([0, 9, 0, 0, 9]), n_items=5, global_mean=0.0, biases=False,
+    )  # fmt: skip
+    made = replace(made, is_new=np.array([True, False, True, True, False]))
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "user": pa.array([0, 1]),
+            "factors": pa.array([[1.0], None], pa.list_(pa.float32())),
+            "bias": pa.array([0.0, None], pa.float32()),
+        }
+    )
+    found = {}
+    for limit, max_new in ((2, 1), (1, 2), (None, 2)):
+        config = RecommendConfig(n=4, max_per_category=limit, max_new_items=max_new)
+        categories = None if limit is None else np.int32([0, 0, 0, 1, 1])
+        limited = with_variety(made, categories, config)
+        rows = [row for part in rank_users(iter([batch]), SharedValue(limited), 4) for row in part.to_pylist()]
+        found[limit, max_new] = [
+            ("".join(e["item_id"] for e in row["recommendations"]), row["short_reason"]) for row in rows
+        ]
+    reason = "only {} of 4: 5 items are eligible, and no more than {} may be listed, which leaves out {}"
+    assert found == {
+        (2, 1): [
+            ("abe", reason.format(3, "2 of a category and 1 new items", 2)),
+            ("bea", reason.format(3, "2 of a category and 1 new items", 2)),
+        ],
+        (1, 2): [
+            ("ad", reason.format(2, "1 of a category and 2 new items", 3)),
+            ("be", reason.format(2, "1 of a category and 2 new items", 3)),
+        ],
+        (None, 2): [("abce", None), ("beac", None)],
+    }
 
 
 def test_without_settings_nothing_changes() -> None:

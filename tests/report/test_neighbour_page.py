@@ -8,6 +8,9 @@ import pytest
 from rich.console import Console
 
 from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.feature_config import FeatureColumn
+from recsys_spark.features.encoder import CellStatistics, fit_encoder
+from recsys_spark.features.item_features import encoder_path
 from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
 from recsys_spark.run_directory import Run
 from recsys_spark.storage import LocalStorage
@@ -45,6 +48,24 @@ def test_page_shows_titles_and_no_markup(run: Run, capsys: pytest.CaptureFixture
         "only 1",
     ):
         assert expected in printed
+
+
+def test_features_in_common_are_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {"year": FeatureColumn(kind="numeric"), "by": FeatureColumn(kind="multi_valued", min_items=1)}
+    counts = dict.fromkeys(["Ann", "Bob", "Cleo", "Dan", "[b]Eve"], 2)
+    found = {"year": CellStatistics(2, 0, 0, 1990.0, 1.0, {}), "by": CellStatistics(2, 0, 0, 0.0, 0.0, counts)}
+    Path(encoder_path(run)).write_text(fit_encoder(columns, found).as_json())
+    folder = Path(run.path) / "item_features"
+    folder.mkdir()
+    # The year and five names of one; the year, and four of those names, of the other.
+    rows = {"item_id": ["i1", "i9"], "columns": [[0, 1, 2, 3, 4, 5], [0, 1, 2, 4, 5]]}
+    pq.write_table(pa.table(rows), folder / "part-0.parquet")
+    page = read_neighbours(run, LocalStorage(), SIMILAR_ITEMS, "i1")
+    assert page.shared == {"i9": ["Ann", "Bob", "Dan", "[b]Eve"]}
+    print_neighbours(Console(width=120), page)
+    assert "Ann, Bob, Dan and 1 more" in capsys.readouterr().out
+    alone = read_neighbours(run, LocalStorage(), SIMILAR_ITEMS, "i9")
+    assert alone.shared == {}
 
 
 def test_an_unknown_item_and_an_absent_table_are_named(run: Run) -> None:
