@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -28,6 +29,8 @@ from tests.conftest import ROOT
 COMPOSE = ROOT / "docker" / "compose.yaml"
 CLUSTER = ("master", "worker-1", "worker-2", "history")
 SPARK_HOME = Path(pyspark.__file__).parent
+# For JVMs that run for a minute or two.
+QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 def services() -> dict[str, dict[str, Any]]:
@@ -104,12 +107,12 @@ def _free_port() -> str:
 
 @contextmanager
 def running_cluster(folder: Path) -> Iterator[Cluster]:
-    """Start the cluster's services in the order that compose would, wait until each is healthy, and end them."""
-    here = _translator(folder)
-    cluster = Cluster(folder, {}, here)
+    """Start the cluster's services, wait until each is healthy, and end them."""
+    cluster = Cluster(folder, {}, _translator(folder))
     try:
-        for name in CLUSTER:
-            _start(cluster, name)
+        environments = {name: _start(cluster, name) for name in CLUSTER}
+        for name, environment in environments.items():
+            _wait_until_healthy(cluster, name, environment)
         yield cluster
     finally:
         for process in cluster.processes.values():
@@ -119,7 +122,14 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
             process.wait(timeout=60)
 
 
-def _start(cluster: Cluster, name: str) -> None:
+def die_with_parent() -> None:
+    """Ask the kernel to end this process with its parent: a test run that is killed leaves no daemons behind."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _start(cluster: Cluster, name: str) -> dict[str, str]:
+    """Start a service; return its environment."""
     service = services()[name]
     command = [cluster.here(text) for text in service["command"]]
     given = {key: cluster.here(value) for key, value in service.get("environment", {}).items()}
@@ -129,20 +139,27 @@ def _start(cluster: Cluster, name: str) -> None:
         "SPARK_HOME": str(SPARK_HOME),
         "JAVA_HOME": str(find_java().home),
         "SPARK_DAEMON_MEMORY": "512m",
+        "SPARK_DAEMON_JAVA_OPTS": QUICK_START,
         **given,
     }
     assert shutil.which(command[0], path=environment["PATH"]), command
     with (cluster.folder / f"{name}.log").open("wb") as log:
         cluster.processes[name] = subprocess.Popen(
-            command, env=environment, cwd=cluster.folder, stdout=log, stderr=log, start_new_session=True
+            command,
+            env=environment,
+            cwd=cluster.folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
         )
-    _wait_until_healthy(cluster, name, environment)
+    return environment
 
 
 def _wait_until_healthy(cluster: Cluster, name: str, environment: dict[str, str]) -> None:
     """Ask by the image's own check, as Docker would."""
-    check = [sys.executable, str(ROOT / "docker" / "healthy.py")]
-    until = time.monotonic() + 90
+    check = [sys.executable, "-I", "-S", str(ROOT / "docker" / "healthy.py")]
+    until = time.monotonic() + 180
     while subprocess.run(check, env=environment, capture_output=True, check=False).returncode != 0:
         assert cluster.processes[name].poll() is None, cluster.log(name)
         assert time.monotonic() < until, f"{name} does not answer\n{cluster.log(name)}"
