@@ -19,29 +19,33 @@ _SMALL = ("--set", "train.iterations=3")
 _OWN_TO_THE_CHECKOUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "SPARK_HOME", "SPARK_CONF_DIR")
 
 
-def check(folder: Path) -> None:
-    """Build, install and run; raises where a step fails."""
+def install(folder: Path) -> tuple[Path, Path]:
+    """Build the wheel and install it; return a folder with configurations and data, and the environment."""
     wheel = build_wheel(folder / "dist")
     version = version_of(wheel)
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     if not any(f"## {heading}" in changes for heading in (version, "Unreleased")):
         raise SystemExit(f"CHANGELOG.md says nothing of {version}")
-    home = folder / "home"
+    home, environment = folder / "home", folder / "environment"
     for part in ("conf", "examples"):
         shutil.copytree(ROOT / part, home / part)
-    environment = folder / "environment"
     venv.create(environment, with_pip=True)
     _run(home, environment, "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[local]")
     where = _run(home, environment, "python", "-c", _LOOK).split()
     if where != [version, version, "typed", str(environment)]:
         raise SystemExit(f"the installed package is not the wheel's: {where}")
+    return home, environment
+
+
+def run_two_nights(home: Path, environment: Path) -> None:
+    """Run the first days and one night more, and read what is published then."""
     night = ("--config", _CONFIG, *_SMALL)
     _run(home, environment, "recsys-spark", "pipeline", *night, "--start", _FIRST, "--end", _END, "--run-id", "first")
     _run(home, environment, "recsys-spark", "pipeline", *night, "--date", _NIGHT, "--run-id", "night")
-    current = _run(home, environment, "python", "-c", _READ).split()
-    if current[0] != "night" or int(current[1]) < 100:
-        raise SystemExit(f"readers do not see the second run: {current}")
-    print(f"recsys_spark {version}: {current[1]} users' lists from an installed wheel")
+    run_id, users = _run(home, environment, "python", "-c", _READ).split()
+    if run_id != "night" or int(users) < 100:
+        raise SystemExit(f"readers do not see the second run, but {run_id} with lists of {users} users")
+    print(f"lists of {users} users from an installed wheel")
 
 
 _LOOK = """
@@ -78,4 +82,4 @@ def _run(home: Path, environment: Path, program: str, *arguments: str) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="recsys_spark_release_") as temporary:
-        check(Path(temporary).resolve())
+        run_two_nights(*install(Path(temporary).resolve()))
