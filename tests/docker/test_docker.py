@@ -103,6 +103,37 @@ def test_the_shell_scripts_can_be_read() -> None:
         subprocess.run(["sh", "-n", script], check=True)
 
 
+def test_the_entry_point_starts_what_kubernetes_asks_for(tmp_path: Path) -> None:
+    for program in ("java", "spark-submit", "recsys-spark"):
+        fake = tmp_path / program
+        fake.write_text('#!/bin/sh\necho "$(basename "$0")"\nfor word; do echo "$word"; done\n')
+        fake.chmod(0o755)
+
+    def started(*words: str) -> list[str]:
+        names = ("DRIVER_URL", "EXECUTOR_ID", "EXECUTOR_CORES", "APPLICATION_ID", "EXECUTOR_POD_IP", "EXECUTOR_MEMORY")
+        given = {f"SPARK_{name}": name.lower() for name in (*names, "RESOURCE_PROFILE_ID", "EXECUTOR_POD_NAME")}
+        given |= {f"SPARK_JAVA_OPT_{number}": f"-Dn{number}=a b" for number in range(11)}
+        environment = {
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "SPARK_HOME": "/spark",
+            "SPARK_DRIVER_BIND_ADDRESS": "10.0.0.1",
+        }
+        command = ["sh", DOCKER / "entrypoint.sh", *words]
+        done = subprocess.run(command, env=environment | given, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    assert started("recsys-spark", "a b") == ["recsys-spark", "a b"]
+    of_driver = "spark-submit --conf spark.driver.bindAddress=10.0.0.1 --deploy-mode client --class x"
+    assert started("driver", "--class", "x") == of_driver.split()
+    words = started("executor")
+    assert words[:12] == ["java", *(f"-Dn{number}=a b" for number in range(11))]
+    backend = "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend"
+    assert words[12:17] == ["-Xmsexecutor_memory", "-Xmxexecutor_memory", "-cp", "/spark/jars/*", backend]
+    options = dict(zip(words[17::2], words[18::2], strict=True))
+    assert options["--driver-url"] == "driver_url"
+    assert options["--hostname"] == "executor_pod_ip"
+
+
 def test_compose_has_the_cluster_and_a_maintained_store() -> None:
     found = services()
     assert {*CLUSTER, "store", "airflow", "submit"} == set(found)
