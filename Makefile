@@ -67,9 +67,10 @@ $(OLDEST)/.installed: pyproject.toml
 test-oldest: $(OLDEST)/.installed ## Run a core of the tests on the oldest Spark that is supported
 	$(OLDEST)/bin/python -m pytest $(TWO_AT_ONCE) -m 'not slow and not connect and not cluster and not airflow' $(CORE_TESTS)
 
-$(AIRFLOW)/.installed: docker/airflow-requirements.txt
+$(AIRFLOW)/.installed: docker/airflow-requirements.txt docker/airflow-constraints.txt
 	$(PYTHON) -m venv $(AIRFLOW)
-	$(AIRFLOW)/bin/python -m pip install --quiet --disable-pip-version-check -r docker/airflow-requirements.txt
+	$(AIRFLOW)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r docker/airflow-requirements.txt -c docker/airflow-constraints.txt
 	@touch $@
 
 test-airflow: $(VENV)/.installed-dev $(AIRFLOW)/.installed ## Run the tests of the DAG with a real Airflow
