@@ -116,10 +116,12 @@ def test_the_master_and_the_history_server_tell_what_has_happened(cluster: Clust
         return sorted(worker["state"] for worker in cluster.answer("http://master:8080/json/")["workers"])
 
     wait_for(lambda: states() == ["ALIVE", "DEAD"], 60, lambda: str(states()))
-    (found,) = wait_for(
-        lambda: cluster.answer("http://history:18080/api/v1/applications"), 60, lambda: cluster.log("history")
-    )
-    assert found["attempts"][0]["completed"]
+
+    def completed() -> list[str]:
+        told = cluster.answer("http://history:18080/api/v1/applications")
+        return [application["name"] for application in told if application["attempts"][0]["completed"]]
+
+    assert wait_for(completed, 60, lambda: cluster.log("history")) == ["recsys-from-zip"]
 
 
 def test_factors_from_a_cluster_that_loses_machines_are_those_of_one_machine(
