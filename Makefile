@@ -9,7 +9,8 @@ export SPARK_CONF_DIR := $(CURDIR)/conf/local
 export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo browser test test-slow test-fast chaos lint types check benchmark clean
+.PHONY: help demo browser test test-slow test-fast test-oldest test-airflow chaos lint types check benchmark \
+        package release-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +40,7 @@ browser: ## Install headless Chromium, which the tests of pages use, where apt-g
 	  echo "no Chromium was installed: the tests of pages in a browser are skipped"
 
 test: $(VENV)/.installed-dev ## Run the tests, but not the long ones
-	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'not slow and not connect and not cluster'
+	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'not slow and not connect and not cluster and not airflow'
 
 test-slow: $(VENV)/.installed-dev ## Run the long tests: more pipelines, stress, Spark Connect, lost executors
 	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'slow or connect or cluster'
@@ -49,6 +50,37 @@ chaos: $(VENV)/.installed ## Inject faults into publishing, by the hundred
 
 test-fast: $(VENV)/.installed-dev ## Run the tests that need no Spark
 	$(BIN)/python -m pytest tests/kernels tests/test_config.py tests/test_architecture.py tests/test_java.py
+
+# The oldest Spark, and Airflow, which must not meet pyspark: each in an environment of its own.
+OLDEST_PYSPARK := 4.0.2
+OLDEST := $(VENV)-pyspark-$(OLDEST_PYSPARK)
+CORE_TESTS := tests/kernels tests/ingest/test_stage.py tests/index tests/train/test_fit_factors.py \
+  tests/recommend/test_lists.py tests/jobs/test_pipeline.py
+AIRFLOW := $(VENV)-airflow
+
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check 'pyspark[connect]==$(OLDEST_PYSPARK)' \
+	  --editable '.[local,dev]'
+	@touch $@
+
+test-oldest: $(OLDEST)/.installed ## Run a core of the tests on the oldest Spark that is supported
+	$(OLDEST)/bin/python -m pytest $(TWO_AT_ONCE) -m 'not slow and not connect and not cluster and not airflow' $(CORE_TESTS)
+
+$(AIRFLOW)/.installed: docker/airflow-requirements.txt docker/airflow-constraints.txt
+	$(PYTHON) -m venv $(AIRFLOW)
+	$(AIRFLOW)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r docker/airflow-requirements.txt -c docker/airflow-constraints.txt
+	@touch $@
+
+test-airflow: $(VENV)/.installed-dev $(AIRFLOW)/.installed ## Run the tests of the DAG with a real Airflow
+	RECSYS_TEST_AIRFLOW=$(CURDIR)/$(AIRFLOW) $(BIN)/python -m pytest -m airflow tests/airflow
+
+package: $(VENV)/.installed-dev ## Build the wheel, the zip for --py-files and the packed environment into dist/
+	$(BIN)/python -m shipping.package
+
+release-check: $(VENV)/.installed-dev ## Install the wheel into an empty environment and run two nights from it
+	$(BIN)/python -m shipping.release_check
 
 lint: $(VENV)/.installed-dev ## Check style
 	$(BIN)/ruff check .
@@ -63,4 +95,4 @@ benchmark: $(VENV)/.installed-dev ## Time training beside Spark MLlib
 	$(BIN)/python benchmarks/training.py
 
 clean: ## Remove the environment, caches and runs
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(OLDEST) $(AIRFLOW) dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

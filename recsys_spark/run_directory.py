@@ -6,10 +6,12 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -181,13 +183,26 @@ def _describe_runs(runs: list[Run], root: str) -> str:
 
 @cache
 def code_fingerprint(parts: tuple[str, ...] = ("",)) -> str:
-    """Return a hash of this package's source files, or of some of its files and folders."""
-    package = Path(__file__).parent
-    places = [package / part for part in parts]
+    """Return a hash of this package's source files, or of some of its files and folders.
+
+    The package may lie in a folder or, as spark-submit ships it, in a zip archive; both have the same hash.
+    """
+    package = files("recsys_spark")
+    sources = sorted(source for part in parts for source in _sources(package.joinpath(part) if part else package, part))
     content = hashlib.sha256()
-    for file in sorted(file for place in places for file in ([place] if place.is_file() else place.rglob("*.py"))):
-        content.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    for name, text in sources:
+        content.update(f"{name}\0".encode() + text + b"\0")
     return content.hexdigest()[:16]
+
+
+def _sources(place: Traversable, name: str) -> Iterator[tuple[str, bytes]]:
+    """Return the Python files at a place of the package: their names in it, and what they say."""
+    if place.is_file():
+        if name.endswith(".py"):
+            yield name, place.read_bytes()
+        return
+    for entry in place.iterdir():
+        yield from _sources(entry, f"{name}/{entry.name}" if name else entry.name)
 
 
 def start_run(context: StageContext) -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,8 +12,17 @@ import pytest
 
 from recsys_spark.errors import ConfigError
 from recsys_spark.interval import Interval
-from recsys_spark.run_directory import Run, find_runs, interval_of, new_run_id, open_run, safe_run_id
+from recsys_spark.run_directory import (
+    Run,
+    code_fingerprint,
+    find_runs,
+    interval_of,
+    new_run_id,
+    open_run,
+    safe_run_id,
+)
 from recsys_spark.storage import LocalStorage
+from tests.conftest import ROOT
 
 DAY = Interval(datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC))
 
@@ -54,3 +67,14 @@ def test_run_ids_are_safe_for_paths_and_sort_by_time() -> None:
     first, second = (new_run_id(datetime(2026, 1, day, tzinfo=UTC)) for day in (5, 6))
     assert first < second
     assert safe_run_id(first) == first
+
+
+def test_the_code_has_the_same_hash_in_a_folder_and_in_the_zip_that_a_cluster_is_given(tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "package"), "zip", root_dir=ROOT, base_dir="recsys_spark")
+    parts = ("kernels", "train", "rating_blocks.py")
+    code = "import recsys_spark; from recsys_spark.run_directory import code_fingerprint\n"
+    code += f"print(recsys_spark.__file__, code_fingerprint(), code_fingerprint({parts}))"
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": archive}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [f"{archive}/recsys_spark/__init__.py", code_fingerprint(), code_fingerprint(parts)]
+    assert len({code_fingerprint(), code_fingerprint(parts), code_fingerprint(("kernels",))}) == 3

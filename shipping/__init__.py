@@ -1,0 +1,1 @@
+"""What makes releases and archives of this package, and looks at them."""
