@@ -87,6 +87,11 @@ def _stage_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--resume", "must_resume", is_flag=True, help="Fail unless training can go on from a checkpoint of the run."
         ),
+        click.option(
+            "--refresh",
+            type=click.Choice(["all", "affected"]),
+            help="Overrides the setting: affected keeps the published items, and lists of users without changes.",
+        ),
         click.option("--force", is_flag=True, help="Publish beyond the limits of the gate; leaves a mark in the log."),
         click.option("--dry-run", is_flag=True, help="Show configuration, inputs, plan and targets; write nothing."),
         click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
@@ -122,12 +127,13 @@ def _run(
     end: str | None,
     run_id: str | None,
     must_resume: bool,
+    refresh: str | None,
     force: bool,
     dry_run: bool,
     log_format: Literal["text", "json"],
 ) -> None:
     configure_logging(log_format)
-    config = load_config(config_path, overrides)
+    config = load_config(config_path, [*overrides, f"refresh={refresh}"] if refresh else overrides)
     interval = parse_interval(date, start, end)
     if interval is not None:
         check_interval(config.input, interval)
