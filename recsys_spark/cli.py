@@ -20,7 +20,13 @@ from recsys_spark.chaos_cli import chaos
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
-from recsys_spark.errors import ConfigError, RecsysError, error_from_reader, error_from_worker
+from recsys_spark.errors import (
+    ConfigError,
+    RecsysError,
+    error_from_full_disk,
+    error_from_reader,
+    error_from_worker,
+)
 from recsys_spark.ingest.headers import list_inputs
 from recsys_spark.ingest.log_files import check_interval, list_log
 from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
@@ -334,12 +340,13 @@ def main(arguments: Sequence[str]) -> int:
     except RecsysError as error:
         return _fail(str(error), error.exit_code)
     except Exception as error:
-        known = error_from_worker(str(error)) or error_from_reader(str(error))
+        text = str(error)
+        known = error_from_worker(text) or error_from_reader(text) or error_from_full_disk(text)
         if known is not None:
             return _fail(str(known), known.exit_code)
         configure_logging_if_needed()
         log.exception("unexpected error")
-        first = str(error).strip().splitlines()
+        first = text.strip().splitlines()
         return _fail(f"{type(error).__name__}: {first[0] if first else ''} (the trace is above)", 1)
     return 0
 
