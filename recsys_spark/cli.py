@@ -20,7 +20,13 @@ from recsys_spark.chaos_cli import chaos
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
-from recsys_spark.errors import ConfigError, RecsysError, error_from_reader, error_from_worker
+from recsys_spark.errors import (
+    ConfigError,
+    RecsysError,
+    error_from_full_disk,
+    error_from_reader,
+    error_from_worker,
+)
 from recsys_spark.ingest.headers import list_inputs
 from recsys_spark.ingest.log_files import check_interval, list_log
 from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
@@ -87,6 +93,11 @@ def _stage_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--resume", "must_resume", is_flag=True, help="Fail unless training can go on from a checkpoint of the run."
         ),
+        click.option(
+            "--refresh",
+            type=click.Choice(["all", "affected"]),
+            help="Overrides the setting: affected keeps the published items, and lists of users without changes.",
+        ),
         click.option("--force", is_flag=True, help="Publish beyond the limits of the gate; leaves a mark in the log."),
         click.option("--dry-run", is_flag=True, help="Show configuration, inputs, plan and targets; write nothing."),
         click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
@@ -122,12 +133,13 @@ def _run(
     end: str | None,
     run_id: str | None,
     must_resume: bool,
+    refresh: str | None,
     force: bool,
     dry_run: bool,
     log_format: Literal["text", "json"],
 ) -> None:
     configure_logging(log_format)
-    config = load_config(config_path, overrides)
+    config = load_config(config_path, [*overrides, f"refresh={refresh}"] if refresh else overrides)
     interval = parse_interval(date, start, end)
     if interval is not None:
         check_interval(config.input, interval)
@@ -328,12 +340,13 @@ def main(arguments: Sequence[str]) -> int:
     except RecsysError as error:
         return _fail(str(error), error.exit_code)
     except Exception as error:
-        known = error_from_worker(str(error)) or error_from_reader(str(error))
+        text = str(error)
+        known = error_from_worker(text) or error_from_reader(text) or error_from_full_disk(text)
         if known is not None:
             return _fail(str(known), known.exit_code)
         configure_logging_if_needed()
         log.exception("unexpected error")
-        first = str(error).strip().splitlines()
+        first = text.strip().splitlines()
         return _fail(f"{type(error).__name__}: {first[0] if first else ''} (the trace is above)", 1)
     return 0
 

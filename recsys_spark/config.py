@@ -166,6 +166,11 @@ class PipelineConfig(Section):
     """One pipeline, from raw log to published table."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    refresh: Literal["all", "affected"] = Field(
+        default="all",
+        description="all: train, and make every list; affected: keep the published item factors, solve the users whose "
+        "ratings changed, make their lists, take the others over",
+    )
     input: InputConfig
     ingest: IngestConfig = IngestConfig()
     history: HistoryConfig | None = None
@@ -212,6 +217,16 @@ class PipelineConfig(Section):
             raise ValueError(
                 "recommend.new_ratings is for a log without ingest.cancellations and without {date}: take the day into "
                 "history instead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_refresh(self) -> PipelineConfig:
+        if self.refresh == "affected" and self.train.model != "factors":
+            raise ValueError("refresh: affected solves users against item factors: it is for train.model: factors")
+        if self.refresh == "affected" and self.recommend.new_ratings is not None:
+            raise ValueError(
+                "refresh: affected takes the night's ratings from the log: leave out recommend.new_ratings"
             )
         return self
 

@@ -8,6 +8,7 @@ _FROM_WORKER = re.compile(r"recsys_spark\.errors\.(\w+): (.*)", re.DOTALL)
 _UNREADABLE = re.compile(
     r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|CANNOT_MERGE_SCHEMAS|FAILED_TO_PARSE(?!_TOO))[\w.]*\] ([^\n]*)"
 )
+_NO_ROOM = re.compile(r"[^\n]*No space left on device[^\n]*")
 _CAUSE = re.compile(r"Caused by: [\w.$]*?(\w+(?:Exception|Error): [^\n]*)")
 _FILE_OF_MESSAGE = re.compile(r"\b(?:file:/+|\w+://)[^\s'\"]+")
 _END_OF_WORKER_TRACE = re.compile(r"\n\s*(?:at org\.apache|at java\.|Driver stacktrace|JVM stacktrace|\n)")
@@ -117,4 +118,17 @@ def error_from_reader(text: str) -> ContractError | None:
         where=file.group().rstrip(".,") if file else "",
         got=causes[-1].strip() if causes else found.group(1).strip(),
         remedy="compare it with its source (size, gzip -t, the columns' types), put a whole one there and run again",
+    )
+
+
+def error_from_full_disk(text: str) -> RecsysError | None:
+    """Return an error that says what to do about a full disk, from the message of what failed on it, or None."""
+    found = _NO_ROOM.search(text)
+    if not found:
+        return None
+    return RecsysError(
+        "no room is left on a disk; readers keep what they have",
+        got=found.group().strip(),
+        remedy="make room where the runs lie (recsys-spark gc --keep K) or where Spark keeps its own files "
+        "(spark.local.dir); the same command with the same --run-id goes on from the last finished stage",
     )

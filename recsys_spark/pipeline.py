@@ -23,6 +23,7 @@ from recsys_spark.redaction import redacted
 from recsys_spark.run_directory import STAGES, Run, StageContext, start_run
 from recsys_spark.storage import Storage
 from recsys_spark.tables import Table
+from recsys_spark.train.taken_over import run_to_build_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ def run_stages(context: StageContext, chosen: Sequence[Stage]) -> None:
     Raises
     ------
     ConfigError
-        If the output cannot be written, the run has another configuration, or an earlier stage is missing.
+        If the output cannot be written, the run has another configuration, an earlier stage is missing, or there is no
+        published run for ``refresh: affected`` to build on.
     RecsysError
         If another process is working on the run.
     """
@@ -72,6 +74,9 @@ def run_stages(context: StageContext, chosen: Sequence[Stage]) -> None:
         for stage in chosen:
             _tell_done(context, stage)
         return
+    if context.config.refresh == "affected" and not context.storage.exists(context.run.stage_record("train")):
+        # Before the long work.
+        run_to_build_on(context)
     term = timedelta(minutes=context.config.output.lease_minutes)
     with held(Lease(context.storage, context.run.path, term), term) as lease:
         start_run(context)

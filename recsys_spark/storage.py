@@ -278,10 +278,15 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 def _write_durably(target: Path, content: bytes) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        # On a full disk, what was half written would take the room of what comes next.
+        Path(name).unlink()
+        raise
     os.chmod(name, 0o644)  # noqa: PTH101 (mkstemp makes it private; tables are for readers)
     return Path(name)
 

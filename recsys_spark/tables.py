@@ -195,6 +195,7 @@ def _factor_columns() -> list[StructField]:
 
 USER_FACTORS = Table("user_factors", StructType([_USER_ID, _USER_INDEX, *_factor_columns()]), ("user_id",))
 ITEM_FACTORS = Table("item_factors", StructType([_ITEM_ID, _ITEM_INDEX, *_factor_columns()]), ("item_id",))
+CHANGED_USERS = Table("changed_users", StructType([_USER_ID]), ("user_id",))
 CONTENT_FACTORS = Table("content_factors", ITEM_FACTORS.schema, ITEM_FACTORS.key)
 FOLDED_FACTORS = Table("folded_factors", USER_FACTORS.schema, USER_FACTORS.key)
 NEIGHBOURHOODS = Table(
@@ -307,6 +308,11 @@ ITEM_ELIGIBILITY = Table(
     ("item_id",),
 )
 USER_BLOCKS = Table("user_blocks", StructType([_USER_ID, _ITEM_ID]), ("user_id", "item_id"))
+REFRESHED_USERS = Table(
+    "refreshed_users",
+    StructType([_USER_ID, _column("reason", StringType(), "why the user's list was made, not taken over")]),
+    ("user_id",),
+)
 _SEGMENT = _column("segment", StringType(), "the caller's name of the segment, unchanged")
 USER_SEGMENTS = Table("user_segments", StructType([_USER_ID, _SEGMENT]), ("user_id",))
 POPULARITY = Table(

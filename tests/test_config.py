@@ -136,6 +136,9 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
         ({"tune": {"space": {"rank": []}}}, "rank needs at least one value"),
         ({"tune": {"space": {"ranks": [8]}}}, "did you mean tune.space.rank?"),
         ({"name": "../x"}, "name: String should match pattern"),
+        ({"refresh": "some"}, "refresh: Input should be 'all' or 'affected'"),
+        ({"refresh": "affected", "train": {"model": "item_knn"}}, "it is for train.model: factors"),
+        ({"refresh": "affected", "recommend": {"new_ratings": "x.csv"}}, "leave out recommend.new_ratings"),
     ],
 )
 def test_bad_values_are_refused(write_config: Callable[..., str], section: dict[str, object], expected: str) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from urllib.parse import quote
@@ -97,6 +99,24 @@ def test_damaged_gzip_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(b"no gzip at all")
     with pytest.raises(ContractError, match="cut off or damaged"):
         LocalStorage().read_head(str(tmp_path / "a.csv.gz"), 10)
+
+
+def test_a_write_without_room_leaves_what_was_there_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, path = LocalStorage(), str(tmp_path / "a.json")
+    storage.write_text(path, "old")
+
+    def no_room(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_room)
+        for write in (storage.write_text, storage.create_if_absent):
+            with pytest.raises(OSError, match="No space left"):
+                write(path, "new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+    assert storage.read_text(path) == "old"
 
 
 def test_local_paths_and_uris() -> None:

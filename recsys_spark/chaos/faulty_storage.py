@@ -1,4 +1,4 @@
-"""A storage with one fault: at its n-th operation it fails, before or after the work, or does half of it."""
+"""A storage with one fault: its n-th operation fails, before or after the work or in the middle, or finds no room."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 
 from recsys_spark.storage import Storage
 
-Kind = Literal["fails", "fails when done", "writes half", "lists twice", "is overtaken"]
-KINDS: tuple[Kind, ...] = ("fails", "fails when done", "writes half", "lists twice", "is overtaken")
+Kind = Literal["fails", "fails when done", "writes half", "finds no room", "lists twice", "is overtaken"]
+KINDS: tuple[Kind, ...] = ("fails", "fails when done", "writes half", "finds no room", "lists twice", "is overtaken")
 OPERATIONS = (
     "find",
     "read_head",
@@ -41,8 +41,9 @@ class Fault:
     ----------
     kind : str
         ``fails``: the operation raises and does nothing. ``fails when done``: it does its work and then raises, so
-        that nobody can know. ``writes half``: a temporary file is left half written, and it raises. ``lists twice``:
-        names are listed twice, as some object stores do. ``is overtaken``: another process does its whole work first.
+        that nobody can know. ``writes half``: a temporary file is left half written, and it raises. ``finds no room``:
+        the same, and so does every write after it, as on a disk that is full. ``lists twice``: names are listed twice,
+        as some object stores do. ``is overtaken``: another process does its whole work first.
     number : int
         Of the operation, from 1.
     """
@@ -52,9 +53,14 @@ class Fault:
 
     def concerns(self, operation: str) -> bool:
         """Return whether the fault can befall an operation."""
-        if self.kind == "writes half":
+        if self.kind in ("writes half", "finds no room"):
             return operation in _WRITES
         return operation in _LISTS if self.kind == "lists twice" else True
+
+    def is_due(self, number: int, operation: str) -> bool:
+        """Return whether it befalls the n-th operation, which is of this name."""
+        lasts = self.kind == "finds no room" and number > self.number
+        return (lasts or number == self.number) and self.concerns(operation)
 
 
 class FaultyStorage:
@@ -82,7 +88,7 @@ class FaultyStorage:
         def watched(*arguments: Any) -> Any:
             self.operations.append(name)
             fault = self._fault
-            if fault is None or fault.number != len(self.operations) or not fault.concerns(name):
+            if fault is None or not fault.is_due(len(self.operations), name):
                 return operation(*arguments)
             self.is_injected = True
             return self._with_fault(fault, name, operation, arguments)
@@ -96,7 +102,7 @@ class FaultyStorage:
             return operation(*arguments)
         if fault.kind == "lists twice":
             return operation(*arguments) * 2
-        if fault.kind == "writes half":
+        if fault.kind in ("writes half", "finds no room"):
             path, text = arguments
             folder, _, last = path.rpartition("/")
             self._inner.write_text(f"{folder}/.{last}-half", text[: len(text) // 2])

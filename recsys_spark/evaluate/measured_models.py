@@ -13,13 +13,21 @@ from recsys_spark.evaluate.held_out_ratings import HeldOutRatings
 from recsys_spark.evaluate.splits import FOLD_IN
 from recsys_spark.features import read_item_features
 from recsys_spark.rating_blocks import ITEMS, USERS, choose_n_blocks
-from recsys_spark.recommend import Candidates, fold_in_input, fold_in_users
+from recsys_spark.recommend import Candidates
 from recsys_spark.run_directory import StageContext
 from recsys_spark.session import default_parallelism
 from recsys_spark.shared_value import shared
 from recsys_spark.storage import join
 from recsys_spark.tables import FOLDED_FACTORS
-from recsys_spark.train import Continuation, Factorization, fit_model, further_observations, latest_time
+from recsys_spark.train import (
+    Continuation,
+    Factorization,
+    fit_model,
+    fold_in_input,
+    fold_in_users,
+    further_observations,
+    latest_time,
+)
 
 
 def fit_measured(context: StageContext, parts: HeldOutRatings, config: TrainConfig, title: str) -> Factorization:

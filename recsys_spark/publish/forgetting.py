@@ -24,6 +24,7 @@ from recsys_spark.sealed_files import place_in_run
 from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import (
     CANCELLED_RATINGS,
+    CHANGED_USERS,
     FOLDED_FACTORS,
     INDEXED_RATINGS,
     LATE_RATINGS,
@@ -35,6 +36,7 @@ from recsys_spark.tables import (
     RATINGS,
     RECOMMENDATION_ROWS,
     RECOMMENDATIONS,
+    REFRESHED_USERS,
     SIMILAR_USERS,
     USER_BLOCKS,
     USER_FACTORS,
@@ -53,6 +55,8 @@ _BY_USER = (
     FOLDED_FACTORS,
     RECOMMENDATIONS,
     RECOMMENDATION_ROWS,
+    CHANGED_USERS,
+    REFRESHED_USERS,
     USER_BLOCKS,
     USER_SEGMENTS,
 )

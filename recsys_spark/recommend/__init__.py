@@ -2,7 +2,6 @@
 
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.eligibility import seen_ratings
-from recsys_spark.recommend.fold_in import fold_in_input, fold_in_users
 from recsys_spark.recommend.lists import users_with_history, write_lists
 from recsys_spark.recommend.new_items import content_vectors, factor_map_config
 from recsys_spark.recommend.new_ratings import listed_users, rated_pairs
@@ -21,8 +20,6 @@ __all__ = [
     "content_vectors",
     "damped_vectors",
     "factor_map_config",
-    "fold_in_input",
-    "fold_in_users",
     "item_categories",
     "listed_users",
     "popularity_damping",

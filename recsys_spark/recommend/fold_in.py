@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.factor_tables import collect_rows, factor_batch
-from recsys_spark.kernels.arrays import Float32Array, Int32Array
-from recsys_spark.kernels.fixed_side import FixedSide
-from recsys_spark.kernels.fold_in import fold_in
-from recsys_spark.kernels.solve_rows import RowProblem
-from recsys_spark.rating_blocks import ITEMS, USERS, blocks_from_arrow, choose_n_blocks, pass_blocks, rating_blocks
+from recsys_spark.rating_blocks import choose_n_blocks
 from recsys_spark.recommend.new_ratings import listed_users, new_indexed_ratings, with_new_ratings
 from recsys_spark.session import default_parallelism
-from recsys_spark.shared_value import SharedValue, shared
+from recsys_spark.shared_value import shared
 from recsys_spark.tables import FOLDED_FACTORS, ITEM_FACTORS, NEW_RATINGS, USER_FACTORS, USER_INDEX
 from recsys_spark.train import (
-    constant_of_rows,
+    fold_in_users,
     further_observations,
     latest_time,
-    prepare_fixed,
-    row_problem,
+    stored_fold_in_input,
     training_ratings,
 )
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.config import TrainConfig
     from recsys_spark.run_directory import StageContext
 
 log = logging.getLogger(__name__)
 
 FOLD_IN = "fold_in"
-_SCHEMA = "user_index int, factors array<float>, bias float, n_ratings int"
-
-
-@dataclass(frozen=True, slots=True)
-class FoldInInput:
-    """What every task is given: the trained items as the fixed side, and what is minimised."""
-
-    fixed: FixedSide
-    problem: RowProblem
-    biases: bool
 
 
 def may_fold_in(context: StageContext) -> bool:
@@ -88,7 +67,7 @@ def write_folded_factors(context: StageContext) -> dict[str, int]:
         latest = max((time for time in times if time is not None), default=None)
     found = further_observations(ratings, config, model["global_mean"], latest)
     n_blocks = choose_n_blocks(default_parallelism(context.spark), sizes["n_ratings"])
-    with shared(context.spark, _input(context)) as given:
+    with shared(context.spark, stored_fold_in_input(context, model)) as given:
         rows = fold_in_users(found, given, n_blocks)
         context.write(FOLDED_FACTORS, rows.join(listed_users(context), "user_index"))
     n_folded = context.read(FOLDED_FACTORS).count()
@@ -109,65 +88,6 @@ def vectors_of_users(context: StageContext) -> DataFrame:
     if new is not None:
         trained = trained.join(new.select("user_index").distinct(), "user_index", "left_anti")
     return folded.unionByName(trained, allowMissingColumns=True)
-
-
-def fold_in_users(observations: DataFrame, given: SharedValue[FoldInInput], n_blocks: int) -> DataFrame:
-    """Solve a vector for every user of some observations.
-
-    Parameters
-    ----------
-    observations : DataFrame
-        As ``further_observations`` returns them; each pair once.
-    given : SharedValue of FoldInInput
-    n_blocks : int
-
-    Returns
-    -------
-    DataFrame
-        ``user_index, factors, bias, n_ratings``, the same bit for bit for every number of blocks. One shuffle, see
-        `rating_blocks`; nothing reaches the driver.
-    """
-    blocks = rating_blocks(observations, (USERS,), n_blocks, pass_blocks)
-    return blocks.mapInArrow(partial(fold_in_blocks, given=given), _SCHEMA)
-
-
-def fold_in_blocks(batches: Iterator[pa.RecordBatch], given: SharedValue[FoldInInput]) -> Iterator[pa.RecordBatch]:
-    """Worker: blocks of users -> their vectors."""
-    for _, block in blocks_from_arrow(batches):
-        vectors = fold_in(block, given.value.fixed, given.value.problem).vectors
-        yield factor_batch(USERS, block.row_index, vectors, block.degrees, biases=given.value.biases)
-
-
-def fold_in_input(
-    index: Int32Array, found: Float32Array, n_items: int, config: TrainConfig, global_mean: float, *, biases: bool
-) -> FoldInInput:
-    """Prepare what every task is given to fold users in.
-
-    Parameters
-    ----------
-    index : int32 array of shape (n,)
-        The trained items.
-    found : float32 array of shape (n, width)
-        Their vectors, the bias last.
-    n_items : int
-        Size of the item index.
-    config : TrainConfig
-        Of the model.
-    global_mean : float
-    biases : bool
-    """
-    vectors, is_trained = np.zeros((n_items, found.shape[1]), np.float32), np.zeros(n_items, np.bool_)
-    vectors[index], is_trained[index] = found, True
-    problem = row_problem(config)
-    constant = constant_of_rows(config, global_mean)
-    return FoldInInput(prepare_fixed(vectors, is_trained, constant, problem), problem, biases)
-
-
-def _input(context: StageContext) -> FoldInInput:
-    model = context.record("train")
-    index, found = collect_rows(context.read(ITEM_FACTORS), ITEMS, biases=model["biases"])
-    n_items = context.record("index")["n_items"]
-    return fold_in_input(index, found, n_items, context.config.train, model["global_mean"], biases=model["biases"])
 
 
 def _ratings_to_fold(context: StageContext) -> DataFrame:

@@ -20,6 +20,12 @@ from recsys_spark.recommend.new_items import CONTENT, with_new_items, write_cont
 from recsys_spark.recommend.new_ratings import all_indexed_ratings, listed_users
 from recsys_spark.recommend.newcomers import with_popularity, write_newcomers
 from recsys_spark.recommend.popularity import with_segments
+from recsys_spark.recommend.refresh import (
+    lists_taken_over,
+    run_to_take_lists_from,
+    tell_refresh,
+    write_refreshed_users,
+)
 from recsys_spark.recommend.similar import SIMILAR_TABLES, write_similar
 from recsys_spark.recommend.variety import count_without_category, read_categories, with_variety
 from recsys_spark.run_directory import StageContext
@@ -36,6 +42,7 @@ from recsys_spark.tables import (
     POPULARITY,
     RECOMMENDATION_ROWS,
     RECOMMENDATIONS,
+    REFRESHED_USERS,
     USER_BLOCKS,
     USER_SEGMENTS,
 )
@@ -44,6 +51,7 @@ from recsys_spark.train import read_neighbourhoods
 TABLES = (
     RECOMMENDATIONS,
     RECOMMENDATION_ROWS,
+    REFRESHED_USERS,
     ITEM_ELIGIBILITY,
     USER_BLOCKS,
     NEW_RATINGS,
@@ -62,6 +70,7 @@ def run(context: StageContext) -> dict[str, Any]:
 
     And what is similar to what, where that is configured.
 
+    With ``refresh: affected``, lists of users for whom nothing changed are taken over, see `run_to_take_lists_from`.
     Users with new ratings are folded in; users without a vector get what is popular. The item factors are collected
     on the driver and sent to every task. For shuffles see ``users_with_history``.
 
@@ -70,7 +79,7 @@ def run(context: StageContext) -> dict[str, Any]:
     dict
         ``n_users``, ``n_candidates``, ``n_short_lists``, how many lists each source made, how many items each
         filter removed, how many ids of each filter's table are unknown, the files of those tables, what came of the
-        new ratings, and what there is of neighbours.
+        new ratings, how many lists were taken over and why not more, and what there is of neighbours.
 
     Raises
     ------
@@ -89,10 +98,17 @@ def run(context: StageContext) -> dict[str, Any]:
         averages = neighbourhoods.averages(candidates.column_of_index, len(candidates.labels))
         candidates = replace(candidates, neighbours=averages)
         factors = neighbourhoods.with_evidence(factors)
+    listed, hidden = listed_users(context), _hidden_pairs(context)
+    base, why_all = run_to_take_lists_from(context)
+    reasons: dict[str, int] = {}
+    if base is not None:
+        reasons = write_refreshed_users(context, base)
+        listed = listed.join(context.read(REFRESHED_USERS), "user_id", "left_semi")
+        hidden = None if hidden is None else hidden.join(listed, "user_index", "left_semi")
     users = users_with_history(
-        with_segments(listed_users(context), context, segments).withColumnRenamed("user_id", "user"),
+        with_segments(listed, context, segments).withColumnRenamed("user_id", "user"),
         factors,
-        _hidden_pairs(context),
+        hidden,
         n_hidden=context.record("index")["n_ratings"],
     )
     work = join(context.run.path, "_lists")
@@ -100,6 +116,8 @@ def run(context: StageContext) -> dict[str, Any]:
     write_lists(users, candidates, n=config.n, path=work)
     # Written once more as the table: the lists' files follow the tasks, a reader wants them by user.
     lists = _with_origin(context, context.spark.read.parquet(work).withColumnRenamed("user", "user_id"), started)
+    if base is not None:
+        lists = lists.unionByName(lists_taken_over(context, base))
     context.write(RECOMMENDATIONS, lists.repartitionByRange("user_id").sortWithinPartitions("user_id"))
     context.storage.remove(work)
     if config.rows:
@@ -109,6 +127,7 @@ def run(context: StageContext) -> dict[str, Any]:
         context.write(RECOMMENDATION_ROWS, rows)
     counts = _count(context, len(candidates.labels)) | filters | newcomers
     counts |= count_without_category(context, candidates)
+    counts["refresh"] = tell_refresh(context, base, why_all, reasons, counts["n_users"])
     return counts | {"similar": write_similar(context, started)}
 
 

@@ -2,6 +2,7 @@
 
 from recsys_spark.train.alternating import Continuation, fit_factors
 from recsys_spark.train.fit import fit_model
+from recsys_spark.train.fold_in import FoldInInput, fold_in_input, fold_in_users, stored_fold_in_input
 from recsys_spark.train.half_iteration import prepare_fixed, row_problem
 from recsys_spark.train.held_back import were_held_back
 from recsys_spark.train.model import Factorization
@@ -15,6 +16,7 @@ from recsys_spark.train.training_ratings import training_ratings
 __all__ = [
     "Continuation",
     "Factorization",
+    "FoldInInput",
     "SeveralFits",
     "TrainingPlan",
     "constant_of_rows",
@@ -22,6 +24,8 @@ __all__ = [
     "evidence_rows",
     "fit_factors",
     "fit_model",
+    "fold_in_input",
+    "fold_in_users",
     "further_observations",
     "latest_time",
     "observation_key",
@@ -30,6 +34,7 @@ __all__ = [
     "prepare_fixed",
     "read_neighbourhoods",
     "row_problem",
+    "stored_fold_in_input",
     "training_ratings",
     "were_held_back",
 ]

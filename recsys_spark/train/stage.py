@@ -14,6 +14,7 @@ from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.run_directory import StageContext, code_fingerprint
 from recsys_spark.storage import join
 from recsys_spark.tables import (
+    CHANGED_USERS,
     FEATURE_WEIGHTS,
     ITEM_FACTORS,
     ITEM_INDEX,
@@ -28,10 +29,11 @@ from recsys_spark.train.feature_regression import FeatureModel
 from recsys_spark.train.fit import fit_model
 from recsys_spark.train.model import Factorization
 from recsys_spark.train.neighbourhoods import NeighbourModel
+from recsys_spark.train.taken_over import take_over_model
 from recsys_spark.train.training_ratings import training_ratings
 from recsys_spark.train.warm_start import published_vectors
 
-TABLES = (USER_FACTORS, ITEM_FACTORS, NEIGHBOURHOODS, USER_WEIGHTS, FEATURE_WEIGHTS)
+TABLES = (USER_FACTORS, ITEM_FACTORS, NEIGHBOURHOODS, USER_WEIGHTS, FEATURE_WEIGHTS, CHANGED_USERS)
 # What decides the result of an iteration: a change elsewhere need not cost the iterations done so far.
 _CODE = ("kernels", "train", "rating_blocks.py")
 
@@ -39,6 +41,7 @@ _CODE = ("kernels", "train", "rating_blocks.py")
 def run(context: StageContext) -> dict[str, Any]:
     """Fit the model to all ratings and write both sides' factors.
 
+    With ``refresh: affected``, the published model is taken over instead where it can be, see `take_over_model`.
     Of a neighbourhood model, these are means, and there are neighbours; of a regression on features, there are weights.
 
     Shuffles: one per side's blocks, and one join per side with its index.
@@ -47,9 +50,12 @@ def run(context: StageContext) -> dict[str, Any]:
     -------
     dict
         ``global_mean``, ``biases``, ``rank``, a label for people, the objective of every half-iteration, and the
-        plan beside what the training took.
+        plan beside what the training took; whose model was taken over, or why none was.
     """
     config = context.config.train
+    taken, why_trained = take_over_model(context) if context.config.refresh == "affected" else (None, "refresh: all")
+    if taken is not None:
+        return taken
     sizes = context.record("index")
     _warn_about_rank(context, min(sizes["n_users"], sizes["n_items"]))
     try:
@@ -79,6 +85,8 @@ def run(context: StageContext) -> dict[str, Any]:
         "blocking_seconds": round(model.blocking_seconds, 3),
         "plan": _predicted_beside_actual(model),
         "history": [asdict(step) for step in model.history],
+        "taken_over": None,
+        "why_trained": why_trained,
     }
 
 

@@ -112,6 +112,12 @@ def test_each_kind_of_fault_does_what_it_says(tmp_path: Path) -> None:
         faulty("writes half", 1).write_text(path, "0123456789")
     assert Path(path).read_text() == "more"
     assert (tmp_path / ".a.json-half").read_text() == "01234"
+    full = faulty("finds no room", 1)
+    for name in ("b.json", "c.json"):
+        with pytest.raises(InjectedError):
+            full.write_text(str(tmp_path / name), "0123")
+        (tmp_path / f".{name}-half").unlink()
+    full.remove(str(tmp_path / "b.json"))
     assert faulty("lists twice", 1).list_names(str(tmp_path)) == [".a.json-half", "a.json"] * 2
     assert faulty("is overtaken", 1).list_names(str(tmp_path)) == [".a.json-half", "a.json", "other"]
     assert faulty("lists twice", 1).read_text(path) == "more", "only what can list"

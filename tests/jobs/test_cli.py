@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -14,7 +15,7 @@ import pytest
 
 from recsys_spark import cli
 from recsys_spark.cli import main
-from recsys_spark.errors import ContractError, NumericalError, RecsysError, error_from_worker
+from recsys_spark.errors import ContractError, NumericalError, RecsysError, error_from_full_disk, error_from_worker
 from recsys_spark.progress import Progress, configure_logging
 
 WriteConfig = Callable[..., str]
@@ -129,6 +130,24 @@ def test_errors_of_workers_keep_their_kind_and_words() -> None:
     assert str(found) == str(inner)
     assert error_from_worker("ValueError: recsys_spark is fine") is None
     assert error_from_worker("recsys_spark.errors.Nothing: x") is None
+
+
+def test_a_full_disk_is_told_with_what_to_do(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "_inputs", fail)
+    assert main(["ingest", "--config", write_config(), "--dry-run"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: no room is left on a disk; readers keep what they have\n")
+    assert "Traceback" not in told
+    message = "Job aborted.\nCaused by: java.io.IOException: No space left on device\n\tat java.base"
+    text = str(error_from_full_disk(message))
+    assert "got: Caused by: java.io.IOException: No space left on device\n" in text
+    assert "goes on from the last finished stage" in text
+    assert error_from_full_disk("No space for doubt") is None
 
 
 def test_every_job_is_the_command_of_its_name(

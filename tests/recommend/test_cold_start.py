@@ -16,11 +16,11 @@ from recsys_spark.kernels.objective import Regularization
 from recsys_spark.kernels.solve_rows import RowProblem
 from recsys_spark.rating_blocks import USERS, block_to_arrow
 from recsys_spark.recommend.candidates import Candidates
-from recsys_spark.recommend.fold_in import FoldInInput, fold_in_blocks
 from recsys_spark.recommend.lists import rank_users
 from recsys_spark.recommend.popularity import segment_popularity
 from recsys_spark.shared_value import SharedValue
-from recsys_spark.train import prepare_fixed
+from recsys_spark.train import FoldInInput, prepare_fixed
+from recsys_spark.train.fold_in import fold_in_blocks
 from tests.reference_rows import RowReference
 
 N_USERS, N_ITEMS, RANK = 12, 9, 2

@@ -23,7 +23,6 @@ from recsys_spark.numbered_log import NumberedLog
 from recsys_spark.publish import stage as publish_stage
 from recsys_spark.rating_blocks import USERS
 from recsys_spark.recommend import stage
-from recsys_spark.recommend.fold_in import FoldInInput, fold_in_users
 from recsys_spark.recommend.new_ratings import with_new_ratings
 from recsys_spark.report.explanation import explain_user
 from recsys_spark.report.stored_run import StoredRun
@@ -44,7 +43,15 @@ from recsys_spark.tables import (
     USER_INDEX,
     Table,
 )
-from recsys_spark.train import constant_of_rows, further_observations, positives, prepare_fixed, row_problem
+from recsys_spark.train import (
+    FoldInInput,
+    constant_of_rows,
+    fold_in_users,
+    further_observations,
+    positives,
+    prepare_fixed,
+    row_problem,
+)
 from tests.reference_rows import RowReference
 from tests.train.test_fit_factors import fit, frame, observations
 
