@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,16 @@ def main() -> None:
     arguments = parse_arguments()
     chosen = arguments.only or SECTIONS
     spark = build_session("recsys-benchmark-quality")
+    rank = partial(measure_rankings, spark, models=arguments.models or ())
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "rmse": lambda: measure_rating_errors(spark, arguments.data / "ml-100k"),
         "logistic": lambda: measure_label_errors(spark, arguments.data / "ml-100k"),
         "lastfm": lambda: measure_lists(spark, arguments.data / "hetrec-lastfm-2k"),
         "mllib": lambda: measure_equivalence(spark, arguments.data / "ml-100k"),
         "features": lambda: measure_feature_models(spark, arguments.data / "ml-100k"),
-        "ml100k_lists": lambda: measure_rankings(spark, rankings.movielens_case(arguments.data / "ml-100k"), True),
-        "lastfm_lists": lambda: measure_rankings(
-            spark, rankings.lastfm_case(arguments.data / "hetrec-lastfm-2k"), False
-        ),
-        "retail_lists": lambda: measure_rankings(spark, rankings.retail_case(arguments.data / "online-retail"), False),
+        "ml100k_lists": lambda: rank(rankings.movielens_case(arguments.data / "ml-100k"), are_ratings=True),
+        "lastfm_lists": lambda: rank(rankings.lastfm_case(arguments.data / "hetrec-lastfm-2k"), are_ratings=False),
+        "retail_lists": lambda: rank(rankings.retail_case(arguments.data / "online-retail"), are_ratings=False),
     }
     result = {section: measure[section]() for section in SECTIONS if section in chosen}
     print("RESULT " + json.dumps(result), flush=True)
@@ -89,6 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the quality of models beside other libraries.")
     parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--only", choices=SECTIONS, nargs="+", help="some of the sections (default: all)")
+    parser.add_argument("--models", nargs="+", help="sections ..._lists: only models whose names begin like this")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         parser.exit(
@@ -266,11 +267,13 @@ def list_quality(factors: Factors, training: Ratings, also_seen: list[Ratings], 
     return [float(np.nanmean(metric(columns, *relevant))) for metric in (recall_at_n, ndcg_at_n)]
 
 
-def measure_rankings(spark: SparkSession, case: rankings.Case, are_ratings: bool) -> dict[str, Any]:
+def measure_rankings(
+    spark: SparkSession, case: rankings.Case, *, are_ratings: bool, models: Sequence[str]
+) -> dict[str, Any]:
     """Compare lists of all models on one data set, each tuned over as many settings on validation data."""
-    rows, result = rankings.measure(spark, case, are_ratings=are_ratings)
+    rows, result = rankings.measure(spark, case, are_ratings=are_ratings, models=models)
     n_users = len(np.unique(case.test.users[case.test.values >= case.relevant]))
-    header = ["model", "chosen setting", "NDCG@10", "95% interval", "recall@10", "MAP@10"]
+    header = ["model", "chosen setting", "NDCG@10", "95% interval", "recall@10", "MAP@10", "ours is ahead by"]
     print_table(f"{case.name}, {n_users:,} users with something to find", header, rows)
     return result
 

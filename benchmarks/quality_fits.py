@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from benchmarks.peer_models import Ratings
 from recsys_spark.config import TrainConfig
 from recsys_spark.progress import Progress
-from recsys_spark.train import Factorization, fit_factors
+from recsys_spark.train import Factorization, SeveralFits, fit_factors, observation_key
 
 N_BLOCKS = 2
 
@@ -27,6 +28,24 @@ def fit(spark: SparkSession, ratings: Ratings, setting: TrainConfig) -> Factoriz
         n_items=ratings.n_items,
         progress=Progress(),
     )
+
+
+def fit_all(spark: SparkSession, ratings: Ratings, settings: Sequence[TrainConfig]) -> Iterator[Factorization]:
+    """Fit our model on Spark with several settings, in their order: one job per half-iteration for all of a kind."""
+    frame = frame_of(spark, ratings)
+    sizes = {"n_users": ratings.n_users, "n_items": ratings.n_items, "n_blocks": N_BLOCKS}
+    models: dict[int, Factorization] = {}
+    for key in dict.fromkeys(observation_key(setting) for setting in settings):
+        of_kind = [number for number, setting in enumerate(settings) if observation_key(setting) == key]
+        fits = SeveralFits(spark, frame, settings[of_kind[0]], **sizes)
+        try:
+            for number in of_kind:
+                fits.begin(number, settings[number])
+            fits.advance(of_kind, max(settings[number].iterations for number in of_kind))
+            models |= {number: fits.model(number) for number in of_kind}
+        finally:
+            fits.release()
+    yield from (models[number] for number in range(len(settings)))
 
 
 def frame_of(spark: SparkSession, ratings: Ratings) -> DataFrame:

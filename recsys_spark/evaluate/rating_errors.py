@@ -24,7 +24,7 @@ from recsys_spark.evaluate.shares import (
     sums_batch,
     whole_share,
 )
-from recsys_spark.kernels.arrays import BoolArray, Float64Array, Int32Array, Int64Array
+from recsys_spark.kernels.arrays import Float64Array, Int32Array, Int64Array
 from recsys_spark.kernels.bootstrap import replicated_sums
 from recsys_spark.kernels.label_metrics import auc_of_rows, log_losses
 from recsys_spark.shared_value import SharedValue, shared
@@ -33,6 +33,8 @@ N_BINS = 10
 _CALIBRATION = -1
 # Per user: ratings, losses, absolute errors, ratings and their squares, AUC within the user, whether it has one.
 _COLUMNS = 7
+# What they add to the sums, of four predictors and five parts of the items, is 18 MB.
+_USERS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,47 +139,74 @@ def sum_errors(batches: Iterator[pa.RecordBatch], given: SharedValue[ErrorInput]
         return
     table = table.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
     users = table["user_index"].to_numpy()
-    ratings = table["rating"].to_numpy().astype(np.float64)
-    rows: list[tuple[int, int, Float64Array]] = []
-    for kind, name in enumerate(given.value.predictors):
-        predicted = table[name].to_numpy()
-        if given.value.limits is not None:
-            predicted = np.clip(predicted, *given.value.limits)
-        for segment, mask in enumerate(_masks(table, given.value)):
-            if mask.any():
-                sums = _sums_of_users(users[mask], ratings[mask], predicted[mask], given.value)
-                rows.append((kind, segment, sums))
-        if kind == 0:
-            rows.append((0, _CALIBRATION, _calibration_sums(predicted, ratings, given.value.edges)))
+    bounds = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1], [True]]))
+    sums = np.zeros(_shape_of_sums(given.value))
+    for first in range(0, len(bounds) - 1, _USERS_AT_ONCE):
+        part = bounds[first : first + _USERS_AT_ONCE + 1]
+        _add_users(sums, table.slice(part[0], part[-1] - part[0]), part - part[0], given.value)
+    rows = list(_rows_of_sums(sums, given.value))
+    predicted, ratings = _predictions(table, given.value.predictors[0], given.value), _ratings(table)
+    rows.append((0, _CALIBRATION, _calibration_sums(predicted, ratings, given.value.edges)))
     yield sums_batch(int(users[0]) % given.value.n_shares, rows)
 
 
-def _masks(table: pa.Table, given: ErrorInput) -> list[BoolArray]:
-    group = groups_of(table["n_known"].to_numpy(), given.activity_bounds)
-    item_class = given.item_class[table["item_index"].to_numpy()]
+def _shape_of_sums(given: ErrorInput) -> tuple[int, int, int, int, int]:
+    """Return (groups of users, 1 + replicates, predictors, all items and their classes, columns)."""
+    n_parts = 1 + len(given.class_names)
     n_groups = len(group_names(given.activity_bounds))
-    return [
-        np.ones(table.num_rows, np.bool_),
-        *(group == number for number in range(n_groups)),
-        *(item_class == number for number in range(len(given.class_names))),
-    ]
+    return n_groups, 1 + given.replicates, len(given.predictors), n_parts, _COLUMNS
 
 
-def _sums_of_users(
-    users: Int32Array, ratings: Float64Array, predicted: Float64Array, given: ErrorInput
-) -> Float64Array:
-    """Return (1 + replicates, 7) sums over users; the rows are sorted by user."""
-    starts: Int64Array = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
+def _add_users(sums: Float64Array, pairs: pa.Table, indptr: Int64Array, given: ErrorInput) -> None:
+    """Add some users to the sums of their groups; of each of them, all pairs lie together."""
+    starts = indptr[:-1]
+    users = pairs["user_index"].to_numpy()[starts]
+    values = np.stack([_values_of_users(pairs, name, indptr, given) for name in given.predictors], axis=1)
+    group = groups_of(pairs["n_known"].to_numpy()[starts], given.activity_bounds)
+    # A user is in one group, so that the replicates of a user are drawn once for everything that is measured.
+    for number in np.unique(group):
+        mine = group == number
+        flat = values[mine].reshape(int(mine.sum()), -1)
+        sums[number] += replicated_sums(flat, users[mine], given.replicates, given.seed).reshape(sums.shape[1:])
+
+
+def _rows_of_sums(sums: Float64Array, given: ErrorInput) -> Iterator[tuple[int, int, Float64Array]]:
+    """Yield (predictor, segment, sums) in the order of `segment_names`: of what has any pair."""
+    n_groups = len(sums)
+    over_groups = sums.sum(axis=0)
+    for kind in range(len(given.predictors)):
+        segments = [over_groups[:, kind, 0], *sums[:, :, kind, 0]]
+        segments += [over_groups[:, kind, 1 + part] for part in range(len(given.class_names))]
+        assert len(segments) == 1 + n_groups + len(given.class_names)
+        yield from ((kind, number, of_segment) for number, of_segment in enumerate(segments) if of_segment[0, 0])
+
+
+def _values_of_users(pairs: pa.Table, name: str, indptr: Int64Array, given: ErrorInput) -> Float64Array:
+    """Return what each user adds to the sums of a predictor: float64 (m, all items and their classes, 7)."""
+    ratings, predicted = _ratings(pairs), _predictions(pairs, name, given)
     errors, centered = predicted - ratings, ratings - given.center
     first = log_losses(predicted, ratings) if given.are_labels else errors**2
-    of_pairs = np.stack([np.ones(len(users)), first, np.abs(errors), centered, centered**2], axis=1)
-    of_users = np.add.reduceat(of_pairs, starts, axis=0)
+    of_pairs = np.stack([np.ones(len(ratings)), first, np.abs(errors), centered, centered**2], axis=1)
+    item_class = given.item_class[pairs["item_index"].to_numpy()]
     threshold = 0.5 if given.are_labels else given.relevant
-    areas = np.full(len(starts), np.nan)
-    if threshold is not None:
-        areas = auc_of_rows(np.concatenate([starts, [len(users)]]), predicted, ratings >= threshold)
-    values = np.column_stack([of_users, areas, np.isfinite(areas).astype(np.float64)])
-    return replicated_sums(values, users[starts], given.replicates, given.seed)
+    values = np.zeros((len(indptr) - 1, 1 + len(given.class_names), _COLUMNS))
+    for part in range(values.shape[1]):
+        is_in = np.ones(len(ratings), np.bool_) if part == 0 else item_class == part - 1
+        values[:, part, :5] = np.add.reduceat(of_pairs * is_in[:, None], indptr[:-1], axis=0)
+        if threshold is not None:
+            kept: Int64Array = np.concatenate([[0], np.cumsum(is_in)])[indptr]
+            areas = auc_of_rows(kept, predicted[is_in], ratings[is_in] >= threshold)
+            values[:, part, 5], values[:, part, 6] = np.nan_to_num(areas), np.isfinite(areas)
+    return values
+
+
+def _ratings(pairs: pa.Table) -> Float64Array:
+    return np.asarray(pairs["rating"].to_numpy(), np.float64)
+
+
+def _predictions(pairs: pa.Table, name: str, given: ErrorInput) -> Float64Array:
+    predicted = pairs[name].to_numpy()
+    return np.asarray(predicted if given.limits is None else np.clip(predicted, *given.limits))
 
 
 def _calibration_sums(predicted: Float64Array, ratings: Float64Array, edges: Float64Array) -> Float64Array:

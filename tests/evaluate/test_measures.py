@@ -188,6 +188,23 @@ def test_segments_are_those_users_and_items_alone(ranked) -> None:
     assert found["model", "recall@3", "rare items"].value == pytest.approx(np.mean(recalls))
 
 
+def slow_agreement(a: list[int], b: list[int], p: float = 0.9) -> float:
+    """Return rank-biased overlap by its definition: agreement by depth, taken on for ever as it is in the end.
+
+    Behind the end of the shorter list, its agreement is taken to go on (Webber, Moffat, Zobel 2010, section 4.3).
+    """
+    short, long = sorted((a, b), key=len)
+    if not short:
+        return float(not long)
+
+    def agreement(depth: int) -> float:
+        depth = min(depth, len(long))
+        seen = len({*short[:depth]} & {*long[:depth]})
+        return (seen + len({*short} & {*long[: len(short)]}) / len(short) * max(depth - len(short), 0)) / depth
+
+    return (1 - p) * sum(p ** (depth - 1) * agreement(depth) for depth in range(1, 400))
+
+
 def test_variety_equals_loops(ranked, spark: SparkSession) -> None:
     lists, relevant, vectors, found, (frames, _) = ranked
     mine = [lists["model"][u][:3] for u in relevant if u in lists["model"]]
@@ -203,6 +220,16 @@ def test_variety_equals_loops(ranked, spark: SparkSession) -> None:
         if u in lists["popularity"]
     ]
     assert found["popularity", "overlap_with_model@3", "all"].value == pytest.approx(np.mean(overlaps))
+    agreements = [
+        slow_agreement(lists["popularity"][u][:3], lists["model"].get(u, [])[:3])
+        for u in relevant
+        if u in lists["popularity"]
+    ]
+    name = "rank_biased_overlap_with_model@3"
+    assert found["popularity", name, "all"].value == pytest.approx(np.mean(agreements))
+    assert found["model", name, "all"].value == pytest.approx(1.0)
+    places = [np.mean([i % 4 == 3 for i in own]) for own in mine]
+    assert found["model", "places@3", "rare items"].value == pytest.approx(np.mean(places))
     exposure = by_name(measure_exposure(frames, 3, N_ITEMS))
     times = Counter(item for own in lists["model"].values() for item in own[:3])
     assert exposure["model", "coverage@3", "all"].value == len(times) / N_ITEMS
