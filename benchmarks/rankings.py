@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from benchmarks.datasets import hold_out_two, movielens, play_counts
 from benchmarks.peer_models import Factors, Ratings, implicit_factors, mllib_estimator, mllib_factors
-from benchmarks.quality_fits import N_BLOCKS, fit_all, frame_of, is_installed, rows_of
+from benchmarks.quality_fits import N_BLOCKS, fit_all, fit_alone, frame_of, is_installed, liked, rows_of
 from recsys_spark.config import TrainConfig
 from recsys_spark.kernels.bootstrap import interval, replicated_sums
 from recsys_spark.kernels.full_ranking import best_of_rows
@@ -93,20 +93,26 @@ def retail_case(folder: Path) -> Case:
     return Case("Online Retail, by time", *parts, relevant=-np.inf)
 
 
-def candidates(spark: SparkSession, *, are_ratings: bool) -> list[Candidate]:
+def candidates(spark: SparkSession | None, *, are_ratings: bool) -> list[Candidate]:
     """Return what is compared, six settings each.
 
-    Where values are ratings, half of the settings take those of 4 and 5 alone for a liking, whosever model it is.
+    Where values are ratings, half of the settings of every model that takes what it is given for a liking get ratings
+    of 4 and 5 alone. Without Spark, our models are fitted by their kernels alone, and MLlib's are left out.
     """
     threshold: tuple[float | None, ...] = (None, LIKED) if are_ratings else (None,)
     weights = (1.0,) if are_ratings else (0.3, 1.0)
     penalties = (10.0, 20.0, 30.0) if are_ratings else (5.0, 10.0, 30.0)
 
     def ours(settings: Sequence[TrainConfig], ratings: Ratings) -> Iterator[Scores]:
+        if spark is None:
+            for setting in settings:
+                yield products(fit_alone(ratings, setting), setting.uses_biases)
+            return
         for model in fit_all(spark, ratings, settings):
             yield products(Factors(model.user_vectors, model.item_vectors), model.biases)
 
     def mllib(settings: Sequence[TrainConfig], ratings: Ratings) -> Iterator[Scores]:
+        assert spark is not None
         for setting in settings:
             model = mllib_estimator(setting, N_BLOCKS).fit(frame_of(spark, liked(ratings, setting.positive_threshold)))
             yield products(mllib_factors(model, ratings.n_users, ratings.n_items), biases=False)
@@ -135,15 +141,12 @@ def candidates(spark: SparkSession, *, are_ratings: bool) -> list[Candidate]:
             ours,
         ),
         Candidate("ours, implicit", settings("implicit", **plain, alpha=weights, reg_param=penalties), ours),
-        Candidate(
-            "MLlib ALS, implicitPrefs",
-            settings(
-                "implicit", **by_degree, alpha=weights, reg_param=(0.1, 0.3, 0.5) if are_ratings else (0.03, 0.1, 0.3)
-            ),
-            mllib,
-        ),
     ]
-    if are_ratings:
+    if spark is not None:
+        mllib_penalties = (0.1, 0.3, 0.5) if are_ratings else (0.03, 0.1, 0.3)
+        implicit = settings("implicit", **by_degree, alpha=weights, reg_param=mllib_penalties)
+        found.append(Candidate("MLlib ALS, implicitPrefs", implicit, mllib))
+    if spark is not None and are_ratings:
         explicit = settings("squared", reg_exponent=(1.0,), rank=(16, 32), reg_param=(0.03, 0.1, 0.3), biases=(False,))
         found.append(Candidate("MLlib ALS, ratings", explicit, mllib))
     if is_installed("implicit"):
@@ -160,11 +163,6 @@ def settings(loss: str, **values: Sequence[Any]) -> list[TrainConfig]:
     common = {"loss": loss, "rank": 32, "iterations": 10, "tolerance": 0.0, "n_blocks": N_BLOCKS}
     grid = itertools.product(*values.values())
     return [TrainConfig.model_validate(common | dict(zip(values, chosen, strict=True))) for chosen in grid]
-
-
-def liked(ratings: Ratings, threshold: float | None) -> Ratings:
-    """Return the ratings from a threshold up."""
-    return ratings if threshold is None else ratings.where(ratings.values >= threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +192,7 @@ class Measured:
 
 
 def measure(
-    spark: SparkSession, case: Case, *, are_ratings: bool, models: Sequence[str] = ()
+    spark: SparkSession | None, case: Case, *, are_ratings: bool, models: Sequence[str] = ()
 ) -> tuple[list[list[Any]], dict[str, Any]]:
     """Choose each model's setting on the validation part, fit it to both parts, and measure it on the test part.
 

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.evaluate.estimates import Estimate, ratio, single
-from recsys_spark.evaluate.exact_auc import measure_auc
+from recsys_spark.evaluate.exact_auc import measure_areas
 from recsys_spark.evaluate.shares import (
     ALL,
     SUMS_SCHEMA,
@@ -58,6 +58,8 @@ class ErrorInput:
     item_class : int32 array of shape (n_items,)
     class_names : tuple of str
     activity_bounds : tuple of int
+    n_pairs : int
+        Held-out ratings.
     n_shares, replicates, seed : int
     """
 
@@ -70,6 +72,7 @@ class ErrorInput:
     item_class: Int32Array
     class_names: tuple[str, ...]
     activity_bounds: tuple[int, ...]
+    n_pairs: int
     replicates: int
     seed: int
     n_shares: int = 1
@@ -102,12 +105,12 @@ def measure_errors(scored: DataFrame, given: ErrorInput) -> Errors:
 
     Notes
     -----
-    One shuffle by user, and for the AUC one by score per predictor. The driver receives sums per share of the users.
+    Two jobs: one shuffle by user, and for the AUC one by score, of all predictors together. The driver receives sums
+    per share of the users, and a few numbers per range of scores.
     """
-    n_pairs = scored.count()
-    if n_pairs == 0:
+    if given.n_pairs == 0:
         return Errors([], [])
-    given = replace(given, n_shares=number_of_shares(n_pairs))
+    given = replace(given, n_shares=number_of_shares(given.n_pairs))
     with shared(scored.sparkSession, given) as everywhere:
         sums = by_share(scored, given.n_shares).mapInArrow(partial(sum_errors, given=everywhere), SUMS_SCHEMA)
         found = add_up_shares(sums, _COLUMNS)
@@ -118,13 +121,25 @@ def measure_errors(scored: DataFrame, given: ErrorInput) -> Errors:
         for (kind, segment), part in sorted(found.items())
         for estimate in _estimates(given, given.predictors[kind], names[segment], part)
     ]
-    if given.are_labels or given.relevant is not None:
-        is_one = F.col("rating") >= F.lit(0.5 if given.are_labels else given.relevant)
-        for name in given.predictors:
-            area = measure_auc(scored.select(F.col(name).alias("score"), is_one.alias("is_one")), given.n_shares)
-            estimates.append(single(name, "auc", area, n_pairs))
+    estimates += _areas(scored, given)
     estimates = [estimate for estimate in estimates if np.isfinite(estimate.value)]
     return Errors(estimates, _bins(calibration))
+
+
+def _areas(scored: DataFrame, given: ErrorInput) -> list[Estimate]:
+    """Return the AUC of every predictor over all pairs, where there are ones and zeros."""
+    threshold = 0.5 if given.are_labels else given.relevant
+    if threshold is None:
+        return []
+    by_kind = [
+        F.struct(F.lit(kind).alias("kind"), F.col(name).alias("score")) for kind, name in enumerate(given.predictors)
+    ]
+    is_one = (F.col("rating") >= F.lit(threshold)).alias("is_one")
+    pairs = scored.select(is_one, F.explode(F.array(*by_kind)).alias("of_kind")).select("of_kind.*", "is_one")
+    n_kinds = len(by_kind)
+    n_partitions = 1 if given.n_shares == 1 else given.n_shares * n_kinds
+    areas = measure_areas(pairs, n_kinds, n_partitions)
+    return [single(name, "auc", area, given.n_pairs) for name, area in zip(given.predictors, areas, strict=True)]
 
 
 def segment_names(given: ErrorInput) -> list[str]:

@@ -146,7 +146,7 @@ def _errors(
             predictors[ITEM_KNN] = item_knn
     scored = _scored(context, parts, totals, predictors)
     names = (*predictors, ITEM_MEAN, GLOBAL_MEAN)
-    errors = measure_errors(scored, _error_input(context, totals, names))
+    errors = measure_errors(scored, _error_input(context, totals, names, parts.counts[HELD_OUT]))
     if errors.calibration:
         distance = calibration_error(errors.calibration)
         errors.estimates.append(single(names[0], "calibration_error", distance, parts.counts[HELD_OUT]))
@@ -179,7 +179,7 @@ def _scores_path(context: StageContext) -> str:
     return join(context.run.path, "_evaluated_scores")
 
 
-def _error_input(context: StageContext, totals: ItemTotals, names: tuple[str, ...]) -> ErrorInput:
+def _error_input(context: StageContext, totals: ItemTotals, names: tuple[str, ...], n_pairs: int) -> ErrorInput:
     config, evaluation = context.config, context.config.evaluate
     are_labels = config.train.loss == "logistic"
     # Sums of ratings may lie outside the range of a single one.
@@ -196,6 +196,7 @@ def _error_input(context: StageContext, totals: ItemTotals, names: tuple[str, ..
         item_class=classes,
         class_names=tuple(class_names),
         activity_bounds=evaluation.activity_bounds,
+        n_pairs=n_pairs,
         replicates=evaluation.replicates,
         seed=evaluation.seed,
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import combinations
+from typing import Any
 
 import ir_measures
 import numpy as np
@@ -14,12 +17,13 @@ from ir_measures import AP, RR, P, R, Success, nDCG
 from pyspark.sql import DataFrame, SparkSession
 from sklearn.metrics import log_loss, mean_absolute_error, r2_score, roc_auc_score, root_mean_squared_error
 
-from recsys_spark.evaluate import rating_errors, shares
+from recsys_spark.evaluate import exact_auc, rating_errors, shares
 from recsys_spark.evaluate.estimates import Estimate, comparisons
 from recsys_spark.evaluate.exposure import measure_exposure
 from recsys_spark.evaluate.ranking import RankingInput, measure_ranking, padded_lists, relevant_items
 from recsys_spark.evaluate.rating_errors import ErrorInput, calibration_error, measure_errors
 from recsys_spark.evaluate.sampled import SampledInput, draw_negatives, measure_sampled
+from recsys_spark.kernels.label_metrics import RankedLabels, area_under_roc
 
 N_ITEMS, N_PAIRS = 12, 400
 CLASSES = ("new items", "popular items", "middling items", "rare items")
@@ -37,16 +41,18 @@ def error_input(**changes: object) -> ErrorInput:
     given = {
         "predictors": ("model", "other"), "are_labels": False, "relevant": 4.0, "limits": (1.0, 5.0), "center": 3.0,
         "edges": np.linspace(1, 5, 11)[1:-1], "item_class": np.arange(N_ITEMS, dtype=np.int32) % 4,
-        "class_names": CLASSES, "activity_bounds": (10, 50), "replicates": 50, "seed": 0,
+        "class_names": CLASSES, "activity_bounds": (10, 50), "n_pairs": N_PAIRS, "replicates": 50, "seed": 0,
     }  # fmt: skip
     return ErrorInput(**{**given, **changes})
 
 
-def pairs_with_predictions(labels: bool) -> dict[str, np.ndarray]:
+def pairs_with_predictions(labels: bool, n_pairs: int = N_PAIRS) -> dict[str, np.ndarray]:
+    """Ten pairs per user in the mean."""
     rng = np.random.default_rng(3)
-    users, items = np.divmod(rng.permutation(40 * N_ITEMS)[:N_PAIRS].astype(np.int32), np.int32(N_ITEMS))
-    ratings = rng.integers(0, 2, N_PAIRS) if labels else rng.integers(1, 6, N_PAIRS)
-    noise = rng.normal(size=(2, N_PAIRS))
+    chosen = rng.permutation(n_pairs // 10 * N_ITEMS)[:n_pairs].astype(np.int32)
+    users, items = np.divmod(chosen, np.int32(N_ITEMS))
+    ratings = rng.integers(0, 2, n_pairs) if labels else rng.integers(1, 6, n_pairs)
+    noise = rng.normal(size=(2, n_pairs))
     predictions = (1 / (1 + np.exp(-noise))) if labels else np.round(ratings + 2 * noise, 1) + 0.03
     return {
         "user_index": users,
@@ -125,9 +131,71 @@ def test_errors_of_labels_are_scikit_learns(spark: SparkSession) -> None:
     assert not [key for key in found if key[1] in ("rmse", "r2", "mae")]
 
 
+@contextmanager
+def brought_to_the_driver(frame: DataFrame) -> Iterator[list[int]]:
+    """Note the number of rows of everything that is collected meanwhile."""
+    kind, rows = type(frame), []
+
+    def counted(name: str) -> Callable[..., Any]:
+        real = getattr(kind, name)
+
+        def collect(self: DataFrame, *arguments: Any, **named: Any) -> Any:
+            found = real(self, *arguments, **named)
+            rows.append(len(found))
+            return found
+
+        return collect
+
+    def refuse(self: DataFrame, *arguments: Any, **named: Any) -> None:
+        raise AssertionError("not counted")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("collect", "toArrow", "toPandas"):
+            patch.setattr(kind, name, counted(name))
+        patch.setattr(kind, "toLocalIterator", refuse)
+        yield rows
+
+
+def test_what_reaches_the_driver_does_not_grow_with_pairs_and_users(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bounds that know of shares, models and segments alone: ten million pairs bring as little."""
+    monkeypatch.setattr(shares, "_MOST_SHARES", 2)
+    n_pairs, given = 5_000, error_input(n_pairs=5_000)
+    scored = spark.createDataFrame(pa.table(pairs_with_predictions(labels=False, n_pairs=n_pairs)))
+    with brought_to_the_driver(scored) as rows:
+        assert measure_errors(scored, given).estimates
+    n_kinds, n_segments = len(given.predictors), len(rating_errors.segment_names(given))
+    placements, sums, ranges = 2, 2 * (n_kinds * n_segments + 1), 2 * n_kinds * n_kinds
+    assert sum(rows) <= placements + sums + ranges < 60
+
+    n_users, of_lists = 500, ranking_input()
+    lists = {kind: list_frame(spark, lists_of_users(n, n_users, 5)) for n, kind in enumerate(of_lists.kinds)}
+    relevant = spark.range(n_users).selectExpr("int(id) user_index", "array(int(id % 12)) relevant", "int(id) n_known")
+    with brought_to_the_driver(relevant) as rows:
+        measure_ranking(lists, relevant, of_lists)
+        measure_exposure(lists, 3, N_ITEMS)
+    n_groups = len(shares.group_names(of_lists.activity_bounds))
+    placements, sums, times_listed = of_lists.n_shares, of_lists.n_shares * 2 * n_groups, 2 * N_ITEMS
+    assert sum(rows) <= placements + sums + times_listed < 60
+
+
+def test_a_range_of_scores_of_several_kinds_is_ranked_kind_by_kind() -> None:
+    rng = np.random.default_rng(8)
+    kinds, scores = rng.integers(0, 3, 60), np.round(rng.normal(size=60), 1)
+    is_one = rng.random(60) < 0.4
+    columns = {"kind": pa.array(kinds, pa.int32()), "score": scores, "is_one": is_one}
+    (found,) = exact_auc.rank_range(iter([pa.RecordBatch.from_pydict(columns)]))
+    assert found["kind"].to_pylist() == [0, 1, 2]
+    for row in found.to_pylist():
+        mine = kinds == row.pop("kind")
+        area = area_under_roc([RankedLabels(**row)])
+        assert area == pytest.approx(roc_auc_score(is_one[mine], scores[mine]), rel=1e-12)
+
+
 def test_nothing_held_out_gives_no_errors(spark: SparkSession) -> None:
     empty = spark.createDataFrame(pa.table(pairs_with_predictions(labels=False))).limit(0)
-    assert measure_errors(empty, error_input()) == rating_errors.Errors([], [])
+    assert measure_errors(empty, error_input(n_pairs=0)) == rating_errors.Errors([], [])
 
 
 def lists_of_users(seed: int, n_users: int, n: int) -> dict[int, list[int]]:
