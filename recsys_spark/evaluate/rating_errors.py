@@ -33,6 +33,8 @@ N_BINS = 10
 _CALIBRATION = -1
 # Per user: ratings, losses, absolute errors, ratings and their squares, AUC within the user, whether it has one.
 _COLUMNS = 7
+# Per bin: ratings, their predictions, themselves.
+_OF_BIN = 3
 # What they add to the sums, of four predictors and five parts of the items, is 18 MB.
 _USERS_AT_ONCE = 1 << 14
 
@@ -101,7 +103,8 @@ def measure_errors(scored: DataFrame, given: ErrorInput) -> Errors:
     -------
     Errors
         Of ratings: ``rmse``, ``mae``, ``r2``; of labels: ``log_loss``. ``auc`` (of all pairs) and ``auc_per_user`` (its
-        mean over the users who have both) where there are ones and zeros. The same for every number of partitions.
+        mean over the users who have both) where there are ones and zeros. ``calibration_error`` of the first predictor.
+        The same for every number of partitions.
 
     Notes
     -----
@@ -114,16 +117,18 @@ def measure_errors(scored: DataFrame, given: ErrorInput) -> Errors:
     with shared(scored.sparkSession, given) as everywhere:
         sums = by_share(scored, given.n_shares).mapInArrow(partial(sum_errors, given=everywhere), SUMS_SCHEMA)
         found = add_up_shares(sums, _COLUMNS)
-    calibration = found.pop((0, _CALIBRATION)).reshape(N_BINS, _COLUMNS)
+    calibration = found.pop((0, _CALIBRATION)).reshape(-1, N_BINS, _COLUMNS)
     names = segment_names(given)
     estimates = [
         estimate
         for (kind, segment), part in sorted(found.items())
         for estimate in _estimates(given, given.predictors[kind], names[segment], part)
     ]
+    distances = calibration_errors(calibration)
+    estimates.append(Estimate(given.predictors[0], "calibration_error", distances, given.n_pairs))
     estimates += _areas(scored, given)
     estimates = [estimate for estimate in estimates if np.isfinite(estimate.value)]
-    return Errors(estimates, _bins(calibration))
+    return Errors(estimates, _bins(calibration[0]))
 
 
 def _areas(scored: DataFrame, given: ErrorInput) -> list[Estimate]:
@@ -156,12 +161,12 @@ def sum_errors(batches: Iterator[pa.RecordBatch], given: SharedValue[ErrorInput]
     users = table["user_index"].to_numpy()
     bounds = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1], [True]]))
     sums = np.zeros(_shape_of_sums(given.value))
+    calibration = np.zeros((1 + given.value.replicates, N_BINS, _COLUMNS))
     for first in range(0, len(bounds) - 1, _USERS_AT_ONCE):
         part = bounds[first : first + _USERS_AT_ONCE + 1]
-        _add_users(sums, table.slice(part[0], part[-1] - part[0]), part - part[0], given.value)
-    rows = list(_rows_of_sums(sums, given.value))
-    predicted, ratings = _predictions(table, given.value.predictors[0], given.value), _ratings(table)
-    rows.append((0, _CALIBRATION, _calibration_sums(predicted, ratings, given.value.edges)))
+        pairs = table.slice(part[0], part[-1] - part[0])
+        _add_users(sums, calibration, pairs, part - part[0], given.value)
+    rows = [*_rows_of_sums(sums, given.value), (0, _CALIBRATION, calibration)]
     yield sums_batch(int(users[0]) % given.value.n_shares, rows)
 
 
@@ -172,17 +177,23 @@ def _shape_of_sums(given: ErrorInput) -> tuple[int, int, int, int, int]:
     return n_groups, 1 + given.replicates, len(given.predictors), n_parts, _COLUMNS
 
 
-def _add_users(sums: Float64Array, pairs: pa.Table, indptr: Int64Array, given: ErrorInput) -> None:
-    """Add some users to the sums of their groups; of each of them, all pairs lie together."""
+def _add_users(
+    sums: Float64Array, calibration: Float64Array, pairs: pa.Table, indptr: Int64Array, given: ErrorInput
+) -> None:
+    """Add some users to the sums of their groups, and to the bins; of each of them, all pairs lie together."""
     starts = indptr[:-1]
     users = pairs["user_index"].to_numpy()[starts]
-    values = np.stack([_values_of_users(pairs, name, indptr, given) for name in given.predictors], axis=1)
+    values = [_values_of_users(pairs, name, indptr, given).reshape(len(users), -1) for name in given.predictors]
+    values.append(_bins_of_users(pairs, indptr, given).reshape(len(users), -1))
+    together = np.concatenate(values, axis=1)
+    n_bins = values[-1].shape[1]
     group = groups_of(pairs["n_known"].to_numpy()[starts], given.activity_bounds)
     # A user is in one group, so that the replicates of a user are drawn once for everything that is measured.
     for number in np.unique(group):
         mine = group == number
-        flat = values[mine].reshape(int(mine.sum()), -1)
-        sums[number] += replicated_sums(flat, users[mine], given.replicates, given.seed).reshape(sums.shape[1:])
+        found = replicated_sums(together[mine], users[mine], given.replicates, given.seed)
+        sums[number] += found[:, :-n_bins].reshape(sums.shape[1:])
+        calibration[..., :_OF_BIN] += found[:, -n_bins:].reshape(-1, N_BINS, _OF_BIN)
 
 
 def _rows_of_sums(sums: Float64Array, given: ErrorInput) -> Iterator[tuple[int, int, Float64Array]]:
@@ -224,13 +235,14 @@ def _predictions(pairs: pa.Table, name: str, given: ErrorInput) -> Float64Array:
     return np.asarray(predicted if given.limits is None else np.clip(predicted, *given.limits))
 
 
-def _calibration_sums(predicted: Float64Array, ratings: Float64Array, edges: Float64Array) -> Float64Array:
-    """Return one row of sums per bin, as wide as the others: number, predictions, ratings, zeros."""
-    bins = np.searchsorted(edges, predicted, side="right")
-    sums = np.zeros((N_BINS, _COLUMNS))
-    for column, values in enumerate((np.ones(len(bins)), predicted, ratings)):
-        sums[:, column] = np.bincount(bins, values, N_BINS)
-    return sums
+def _bins_of_users(pairs: pa.Table, indptr: Int64Array, given: ErrorInput) -> Float64Array:
+    """Return what each user adds to the bins of the first predictor: number, predictions, ratings."""
+    predicted = _predictions(pairs, given.predictors[0], given)
+    owner = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    place = owner * N_BINS + np.searchsorted(given.edges, predicted, side="right")
+    counted = np.ones(len(predicted)), predicted, _ratings(pairs)
+    added = [np.bincount(place, weights, (len(indptr) - 1) * N_BINS) for weights in counted]
+    return np.asarray(np.stack(added, axis=1), np.float64).reshape(-1, N_BINS, _OF_BIN)
 
 
 def _estimates(given: ErrorInput, name: str, segment: str, sums: Float64Array) -> list[Estimate]:
@@ -255,12 +267,21 @@ def _bins(sums: Float64Array) -> list[dict[str, float]]:
     ]
 
 
-def calibration_error(calibration: list[dict[str, float]]) -> float:
+def calibration_errors(calibration: Float64Array) -> Float64Array:
     """Return the mean distance of predictions and ratings over the bins, weighted by their sizes.
+
+    Parameters
+    ----------
+    calibration : float64 array of shape (m, N_BINS, 3 or more)
+        Number, sum of predictions and sum of ratings of each bin, m times.
+
+    Returns
+    -------
+    float64 array of shape (m,)
 
     References
     ----------
     Naeini, Cooper, Hauskrecht (2015), Obtaining well calibrated probabilities using Bayesian binning. AAAI.
     """
-    total = sum(part["n"] for part in calibration)
-    return sum(part["n"] * abs(part["predicted"] - part["actual"]) for part in calibration) / total
+    distances = np.abs(calibration[..., 1] - calibration[..., 2]).sum(axis=1)
+    return ratio(distances, calibration[..., 0].sum(axis=1))

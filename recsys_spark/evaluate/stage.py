@@ -19,12 +19,12 @@ from recsys_spark.evaluate.baselines import (
     bias_only,
     item_totals,
 )
-from recsys_spark.evaluate.estimates import Estimate, comparisons, single
+from recsys_spark.evaluate.estimates import Estimate, comparisons
 from recsys_spark.evaluate.held_out_ratings import HeldOutRatings, hold_out
 from recsys_spark.evaluate.list_kinds import BY_SCORE_ALONE, MODEL, measure_lists
 from recsys_spark.evaluate.measured_models import fit_measured, vectors_folder
 from recsys_spark.evaluate.new_items import measure_new_items
-from recsys_spark.evaluate.rating_errors import N_BINS, ErrorInput, Errors, calibration_error, measure_errors
+from recsys_spark.evaluate.rating_errors import N_BINS, ErrorInput, Errors, measure_errors
 from recsys_spark.evaluate.shares import item_classes
 from recsys_spark.evaluate.splits import FOLD_IN, HELD_OUT, TRAINING
 from recsys_spark.run_directory import StageContext
@@ -146,11 +146,7 @@ def _errors(
             predictors[ITEM_KNN] = item_knn
     scored = _scored(context, parts, totals, predictors)
     names = (*predictors, ITEM_MEAN, GLOBAL_MEAN)
-    errors = measure_errors(scored, _error_input(context, totals, names, parts.counts[HELD_OUT]))
-    if errors.calibration:
-        distance = calibration_error(errors.calibration)
-        errors.estimates.append(single(names[0], "calibration_error", distance, parts.counts[HELD_OUT]))
-    return errors
+    return measure_errors(scored, _error_input(context, totals, names, parts.counts[HELD_OUT]))
 
 
 def _scored(

@@ -21,7 +21,7 @@ from recsys_spark.evaluate import exact_auc, rating_errors, shares
 from recsys_spark.evaluate.estimates import Estimate, comparisons
 from recsys_spark.evaluate.exposure import measure_exposure
 from recsys_spark.evaluate.ranking import RankingInput, measure_ranking, padded_lists, relevant_items
-from recsys_spark.evaluate.rating_errors import ErrorInput, calibration_error, measure_errors
+from recsys_spark.evaluate.rating_errors import ErrorInput, measure_errors
 from recsys_spark.evaluate.sampled import SampledInput, draw_negatives, measure_sampled
 from recsys_spark.kernels.label_metrics import RankedLabels, area_under_roc
 
@@ -95,7 +95,10 @@ def test_errors_of_ratings_are_scikit_learns_in_every_segment(spark: SparkSessio
                 assert found[name, metric, segment].n == mask.sum()
         assert found[name, "auc", "all"].value == pytest.approx(roc_auc_score(is_one, pairs[name]), rel=1e-12)
         assert found[name, "auc_per_user", "all"].value == pytest.approx(mean_user_auc(pairs, guess, is_one), rel=1e-12)
-    check_calibration(errors.calibration, np.clip(pairs["model"], 1, 5), truth)
+    distance = check_calibration(errors.calibration, np.clip(pairs["model"], 1, 5), truth)
+    error = found["model", "calibration_error", "all"]
+    assert error.value == pytest.approx(distance)
+    assert error.row()[4] < error.row()[5], "an interval over users"
     again = measure_errors(frame.repartition(5, "item_index"), error_input())
     for one, other in zip(errors.estimates, again.estimates, strict=True):
         np.testing.assert_array_equal(one.values, other.values, "not the same for other partitions")
@@ -110,14 +113,14 @@ def mean_user_auc(pairs: dict[str, np.ndarray], guess: np.ndarray, is_one: np.nd
     return float(np.mean(areas))
 
 
-def check_calibration(found: list[dict[str, float]], guess: np.ndarray, truth: np.ndarray) -> None:
+def check_calibration(found: list[dict[str, float]], guess: np.ndarray, truth: np.ndarray) -> float:
+    """Compare the bins with loops; return the calibration error."""
     bins = np.minimum(((guess - 1) / 0.4 + 1e-9).astype(int), 9)
     expected = [(int((bins == b).sum()), guess[bins == b].mean(), truth[bins == b].mean()) for b in np.unique(bins)]
     assert [(part["n"], part["predicted"], part["actual"]) for part in found] == [
         (n, pytest.approx(predicted), pytest.approx(actual)) for n, predicted, actual in expected
     ]
-    distance = sum(n * abs(predicted - actual) for n, predicted, actual in expected) / len(guess)
-    assert calibration_error(found) == pytest.approx(distance)
+    return sum(n * abs(predicted - actual) for n, predicted, actual in expected) / len(guess)
 
 
 def test_errors_of_labels_are_scikit_learns(spark: SparkSession) -> None:
