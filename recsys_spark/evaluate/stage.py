@@ -22,7 +22,7 @@ from recsys_spark.evaluate.baselines import (
 from recsys_spark.evaluate.estimates import Estimate, comparisons
 from recsys_spark.evaluate.held_out_ratings import HeldOutRatings, hold_out
 from recsys_spark.evaluate.list_kinds import BY_SCORE_ALONE, MODEL, measure_lists
-from recsys_spark.evaluate.measured_models import fit_measured, vectors_folder
+from recsys_spark.evaluate.measured_models import fit_measured, fit_together, vectors_folder
 from recsys_spark.evaluate.new_items import measure_new_items
 from recsys_spark.evaluate.rating_errors import N_BINS, ErrorInput, Errors, measure_errors
 from recsys_spark.evaluate.shares import item_classes
@@ -134,14 +134,15 @@ def _errors(
     if config.loss not in ("squared", "logistic"):
         return Errors([], [])
     predictors = {MODEL: model}
-    penalties: dict[str, float] = {}
-    if config.loss == "squared" and config.unobserved_weight > 0:
-        # Pulled towards zero by all that was not rated, scores order items but are no ratings any more.
-        penalties = context.config.evaluate.rating_model.model_dump()
-        plain = config.model_copy(update={"unobserved_weight": 0.0, **penalties})
-        predictors = {RATING_MODEL: fit_measured(context, parts, plain, "evaluate rating model")}
     if config.loss == "squared":
-        predictors[BIAS_ONLY] = fit_measured(context, parts, bias_only(config, penalties), "evaluate bias-only")
+        is_pulled = config.unobserved_weight > 0
+        penalties = context.config.evaluate.rating_model.model_dump() if is_pulled else {}
+        wanted = {BIAS_ONLY: bias_only(config, penalties)}
+        if is_pulled:
+            # Towards zero, by all that was not rated: scores order items but are no ratings any more.
+            plain = config.model_copy(update={"unobserved_weight": 0.0, **penalties})
+            predictors, wanted = {}, {RATING_MODEL: plain, **wanted}
+        predictors |= fit_together(context, parts, wanted, model)
         if item_knn is not None:
             predictors[ITEM_KNN] = item_knn
     scored = _scored(context, parts, totals, predictors)
