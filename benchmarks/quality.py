@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,13 @@ from recsys_spark.kernels.top_n import top_n
 from recsys_spark.session import build_session
 from recsys_spark.train import Factorization
 
-SECTIONS = (
-    "rmse", "logistic", "lastfm", "mllib", "features", "user_fields", "books", "ml100k_lists", "lastfm_lists",
-    "retail_lists",
-)  # fmt: skip
+# Folder, how it is read, and whether its values are ratings.
+RANKINGS = {
+    "ml100k_lists": ("ml-100k", rankings.movielens_case, True),
+    "lastfm_lists": ("hetrec-lastfm-2k", rankings.lastfm_case, False),
+    "retail_lists": ("online-retail", rankings.retail_case, False),
+}
+SECTIONS = ("rmse", "logistic", "lastfm", "mllib", "features", "user_fields", "books", *RANKINGS)
 LIST_LENGTH = 20
 SEED = 0
 # Counted as this many more ratings with the mean label of all items; the best of 1, 2, 5 and 10.
@@ -70,6 +74,9 @@ def main() -> None:
     """Run the sections and print the result."""
     arguments = parse_arguments()
     chosen = arguments.only or SECTIONS
+    if arguments.without_spark:
+        measure_without_spark(arguments)
+        return
     spark = build_session("recsys-benchmark-quality")
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "rmse": lambda: measure_rating_errors(spark, arguments.data / "ml-100k"),
@@ -79,14 +86,16 @@ def main() -> None:
         "features": lambda: measure_feature_models(spark, arguments.data / "ml-100k"),
         "user_fields": lambda: measure_user_fields(arguments.data / "ml-100k"),
         "books": lambda: measure_similar_books(ROOT / "examples" / "goodbooks"),
-        "ml100k_lists": lambda: measure_rankings(spark, rankings.movielens_case(arguments.data / "ml-100k"), True),
-        "lastfm_lists": lambda: measure_rankings(
-            spark, rankings.lastfm_case(arguments.data / "hetrec-lastfm-2k"), False
-        ),
-        "retail_lists": lambda: measure_rankings(spark, rankings.retail_case(arguments.data / "online-retail"), False),
+        **{name: partial(measure_rankings, spark, name, arguments) for name in RANKINGS},
     }
     result = {section: measure[section]() for section in SECTIONS if section in chosen}
     print("RESULT " + json.dumps(result), flush=True)
+
+
+def measure_without_spark(arguments: argparse.Namespace) -> None:
+    """Run the sections that can do without Spark: lists, with our models fitted by their kernels alone."""
+    chosen = [name for name in arguments.only or RANKINGS if name in RANKINGS]
+    print("RESULT " + json.dumps({name: measure_rankings(None, name, arguments) for name in chosen}), flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -94,6 +103,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the quality of models beside other libraries.")
     parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--only", choices=SECTIONS, nargs="+", help="some of the sections (default: all)")
+    parser.add_argument("--models", nargs="+", help="sections ..._lists: only models whose names begin like this")
+    parser.add_argument(
+        "--without-spark",
+        action="store_true",
+        help="only the sections ..._lists: our models by their kernels alone, which gives the same bits; no MLlib",
+    )
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         parser.exit(
@@ -271,11 +286,13 @@ def list_quality(factors: Factors, training: Ratings, also_seen: list[Ratings], 
     return [float(np.nanmean(metric(columns, *relevant))) for metric in (recall_at_n, ndcg_at_n)]
 
 
-def measure_rankings(spark: SparkSession, case: rankings.Case, are_ratings: bool) -> dict[str, Any]:
+def measure_rankings(spark: SparkSession | None, section: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare lists of all models on one data set, each tuned over as many settings on validation data."""
-    rows, result = rankings.measure(spark, case, are_ratings=are_ratings)
+    folder, read, are_ratings = RANKINGS[section]
+    case = read(arguments.data / folder)
+    rows, result = rankings.measure(spark, case, are_ratings=are_ratings, models=arguments.models or ())
     n_users = len(np.unique(case.test.users[case.test.values >= case.relevant]))
-    header = ["model", "chosen setting", "NDCG@10", "95% interval", "recall@10", "MAP@10"]
+    header = ["model", "chosen setting", "NDCG@10", "95% interval", "recall@10", "MAP@10", "ours is ahead by"]
     print_table(f"{case.name}, {n_users:,} users with something to find", header, rows)
     return result
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from benchmarks.datasets import hold_out_two, movielens, play_counts
 from benchmarks.peer_models import Factors, Ratings, implicit_factors, mllib_estimator, mllib_factors
-from benchmarks.quality_fits import N_BLOCKS, fit, frame_of, is_installed, rows_of
+from benchmarks.quality_fits import N_BLOCKS, fit_all, fit_alone, frame_of, is_installed, liked, rows_of
 from recsys_spark.config import TrainConfig
 from recsys_spark.kernels.bootstrap import interval, replicated_sums
 from recsys_spark.kernels.full_ranking import best_of_rows
@@ -23,6 +25,7 @@ from recsys_spark.kernels.ranking_metrics import measures_of_lists
 SEED = 0
 REPLICATES = 500
 LENGTH = 10
+LIKED = 4.0
 Scores = npt.NDArray[np.float32]
 
 
@@ -39,11 +42,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model: its settings, and how scores of all pairs come from a setting and ratings."""
+    """A model: its settings, and how scores of all pairs come from each of some settings, fitted to ratings."""
 
     name: str
     settings: Sequence[Any]
-    scores: Callable[[Any, Ratings], Scores]
+    scores: Callable[[Sequence[Any], Ratings], Iterator[Scores]]
 
 
 def movielens_case(folder: Path) -> Case:
@@ -51,7 +54,7 @@ def movielens_case(folder: Path) -> Case:
     ratings = movielens(folder)
     place = np.random.default_rng(SEED).random(len(ratings.users))
     parts = (place >= 0.3, (place >= 0.2) & (place < 0.3), place < 0.2)
-    return Case("MovieLens 100K", *(ratings.where(part) for part in parts), relevant=4.0)
+    return Case("MovieLens 100K", *(ratings.where(part) for part in parts), relevant=LIKED)
 
 
 def lastfm_case(folder: Path) -> Case:
@@ -90,93 +93,144 @@ def retail_case(folder: Path) -> Case:
     return Case("Online Retail, by time", *parts, relevant=-np.inf)
 
 
-def candidates(spark: SparkSession, *, are_ratings: bool) -> list[Candidate]:
-    """Return what is compared, six settings each."""
+def candidates(spark: SparkSession | None, *, are_ratings: bool) -> list[Candidate]:
+    """Return what is compared, six settings each.
 
-    def settings(**values: Sequence[float]) -> list[TrainConfig]:
-        common: dict[str, Any] = {"rank": 32, "iterations": 10, "tolerance": 0.0, "n_blocks": N_BLOCKS}
-        fixed = {name: value[0] for name, value in values.items() if len(value) == 1}
-        (first, many), (second, few) = [(name, value) for name, value in values.items() if len(value) > 1]
-        loss = "implicit" if "alpha" in values else "ials" if "positive" in values else "squared"
-        fixed.pop("positive", None)
-        return [
-            TrainConfig.model_validate({**common, **fixed, "loss": loss, first: one, second: other})
-            for one in many
-            for other in few
-        ]
+    Where values are ratings, half of the settings of every model that takes what it is given for a liking get ratings
+    of 4 and 5 alone. Without Spark, our models are fitted by their kernels alone, and MLlib's are left out.
+    """
+    threshold: tuple[float | None, ...] = (None, LIKED) if are_ratings else (None,)
+    weights = (1.0,) if are_ratings else (0.3, 1.0)
+    penalties = (10.0, 20.0, 30.0) if are_ratings else (5.0, 10.0, 30.0)
 
-    def ours(setting: TrainConfig, ratings: Ratings) -> Scores:
-        model = fit(spark, ratings, setting)
-        return products(Factors(model.user_vectors, model.item_vectors), model.biases)
+    def ours(settings: Sequence[TrainConfig], ratings: Ratings) -> Iterator[Scores]:
+        if spark is None:
+            for setting in settings:
+                yield products(fit_alone(ratings, setting), setting.uses_biases)
+            return
+        for model in fit_all(spark, ratings, settings):
+            yield products(Factors(model.user_vectors, model.item_vectors), model.biases)
 
-    def mllib(setting: TrainConfig, ratings: Ratings) -> Scores:
-        model = mllib_estimator(setting, N_BLOCKS).fit(frame_of(spark, ratings))
-        return products(mllib_factors(model, ratings.n_users, ratings.n_items), biases=False)
+    def mllib(settings: Sequence[TrainConfig], ratings: Ratings) -> Iterator[Scores]:
+        assert spark is not None
+        for setting in settings:
+            model = mllib_estimator(setting, N_BLOCKS).fit(frame_of(spark, liked(ratings, setting.positive_threshold)))
+            yield products(mllib_factors(model, ratings.n_users, ratings.n_items), biases=False)
 
-    by_degree, plain = (1.0,), (0.0,)
-    positives = settings(
-        positive=(1,), reg_exponent=by_degree, unobserved_weight=(0.05, 0.2, 0.5), reg_param=(0.001, 0.003)
+    by_degree: dict[str, Sequence[Any]] = {"reg_exponent": (1.0,), "positive_threshold": threshold}
+    plain: dict[str, Sequence[Any]] = {**by_degree, "reg_exponent": (0.0,)}
+    squared_weights, squared_penalties = (
+        ((0.3, 0.5), (0.01, 0.02, 0.03)) if are_ratings else ((0.2, 0.5, 1.0), (0.005, 0.01))
     )
+    ials_weights, ials_penalties = ((0.3, 0.6, 1.0), (0.01,)) if are_ratings else ((0.1, 0.3, 1.0), (0.002, 0.005))
     found = [
-        Candidate("ours, ials", positives, ours),
         Candidate(
-            "ours, implicit", settings(reg_exponent=plain, alpha=(1.0, 3.0), reg_param=(10.0, 30.0, 100.0)), ours
+            "ours, squared with unobserved_weight",
+            settings(
+                "squared",
+                reg_exponent=(1.0,),
+                unobserved_weight=squared_weights,
+                reg_param=squared_penalties,
+                bias_reg_param=(0.1,),
+            ),
+            ours,
         ),
         Candidate(
-            "MLlib ALS, implicitPrefs",
-            settings(reg_exponent=by_degree, alpha=(1.0, 3.0), reg_param=(0.03, 0.1, 0.5)),
-            mllib,
+            "ours, ials",
+            settings("ials", **by_degree, unobserved_weight=ials_weights, reg_param=ials_penalties),
+            ours,
         ),
+        Candidate("ours, implicit", settings("implicit", **plain, alpha=weights, reg_param=penalties), ours),
     ]
-    if are_ratings:
-        weights, reg_params = (0.02, 0.05, 0.1), (0.003, 0.01)
-        weighted = settings(reg_exponent=by_degree, unobserved_weight=weights, reg_param=reg_params)
-        found.insert(0, Candidate("ours, squared with unobserved_weight", weighted, ours))
-        explicit = settings(reg_exponent=by_degree, rank=(16, 32), reg_param=(0.03, 0.1, 0.3))
-        explicit = [setting.model_copy(update={"biases": False}) for setting in explicit]
+    if spark is not None:
+        mllib_penalties = (0.1, 0.3, 0.5) if are_ratings else (0.03, 0.1, 0.3)
+        implicit = settings("implicit", **by_degree, alpha=weights, reg_param=mllib_penalties)
+        found.append(Candidate("MLlib ALS, implicitPrefs", implicit, mllib))
+    if spark is not None and are_ratings:
+        explicit = settings("squared", reg_exponent=(1.0,), rank=(16, 32), reg_param=(0.03, 0.1, 0.3), biases=(False,))
         found.append(Candidate("MLlib ALS, ratings", explicit, mllib))
     if is_installed("implicit"):
-        plain_penalty = settings(reg_exponent=(0.0,), alpha=(1.0, 3.0), reg_param=(10.0, 30.0, 100.0))
-        found.append(Candidate("implicit's ALS", plain_penalty, implicit_scores))
-        knn = [(kind, k) for kind in ("CosineRecommender", "TFIDFRecommender") for k in (20, 50, 200)]
-        found.append(Candidate("item_knn (implicit's cosine and TF-IDF)", knn, neighbour_scores))
+        als = settings("implicit", **plain, alpha=weights, reg_param=penalties)
+        found.append(Candidate("implicit's ALS", als, implicit_scores))
+        kinds = ("BM25Recommender",) if are_ratings else ("TFIDFRecommender", "BM25Recommender")
+        knn = list(itertools.product(kinds, (20, 100, 500), threshold))
+        found.append(Candidate("item_knn (implicit's)", knn, neighbour_scores))
     return [*found, Candidate("popularity", [None], popularity_scores)]
 
 
-def measure(spark: SparkSession, case: Case, *, are_ratings: bool) -> tuple[list[list[Any]], dict[str, Any]]:
+def settings(loss: str, **values: Sequence[Any]) -> list[TrainConfig]:
+    """Return all combinations of the values, at rank 32 unless they name another."""
+    common = {"loss": loss, "rank": 32, "iterations": 10, "tolerance": 0.0, "n_blocks": N_BLOCKS}
+    grid = itertools.product(*values.values())
+    return [TrainConfig.model_validate(common | dict(zip(values, chosen, strict=True))) for chosen in grid]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a model with its chosen setting reaches: on validation, and per user of the test part."""
+
+    name: str
+    setting: Any
+    validation: float
+    measures: dict[str, npt.NDArray[np.float64]]
+
+    @property
+    def ndcg(self) -> npt.NDArray[np.float64]:
+        """NDCG of every user with something to find."""
+        return self.measures[f"ndcg@{LENGTH}"]
+
+    def row(self, ours: Measured | None) -> list[Any]:
+        """Return a row of the table; ``ours`` is what the model is compared with, user by user."""
+        low, high = interval_of_mean(self.ndcg)
+        means = [float(self.measures[f"{name}@{LENGTH}"].mean()) for name in ("ndcg", "recall", "map")]
+        told = [self.name, say(self.setting), means[0], f"{low:.4f} to {high:.4f}", *means[1:]]
+        if ours is None or ours.name == self.name:
+            return [*told, ""]
+        ahead = ours.ndcg - self.ndcg
+        low, high = interval_of_mean(ahead)
+        return [*told, f"{ahead.mean():+.4f} ({low:+.4f} to {high:+.4f})"]
+
+
+def measure(
+    spark: SparkSession | None, case: Case, *, are_ratings: bool, models: Sequence[str] = ()
+) -> tuple[list[list[Any]], dict[str, Any]]:
     """Choose each model's setting on the validation part, fit it to both parts, and measure it on the test part.
 
     Returns
     -------
     rows : list
-        Model, chosen setting, NDCG and its 95% interval, recall, MAP.
+        Model, chosen setting, NDCG and its 95% interval, recall, MAP, and how far ours is ahead by NDCG, with its
+        interval over the same users. Of ours, the model that is best on the validation part.
     result : dict
+        The same by model, with numbers as text.
     """
     both = joined(case.training, case.validation)
-    rows, result = [], {}
+    found = []
     for candidate in candidates(spark, are_ratings=are_ratings):
-        tried = []
-        for setting in candidate.settings:
-            if len(candidate.settings) == 1:
-                break
-            scores = candidate.scores(setting, case.training)
-            tried.append(
-                (list_measures(scores, case.training, case.validation, case.relevant)["ndcg@10"].mean(), setting)
-            )
-            print(f"{case.name}, {candidate.name}, {say(setting)}: validation NDCG {tried[-1][0]:.4f}", flush=True)
-        setting = max(tried, key=lambda entry: entry[0])[1] if tried else candidate.settings[0]
-        measures = list_measures(candidate.scores(setting, both), both, case.test, case.relevant)
-        ndcg = measures[f"ndcg@{LENGTH}"]
-        low, high = interval_of_mean(ndcg)
-        means = [float(measures[f"{name}@{LENGTH}"].mean()) for name in ("ndcg", "recall", "map")]
-        rows.append([candidate.name, say(setting), means[0], f"{low:.4f} to {high:.4f}", *means[1:]])
-        result[candidate.name] = {
-            "setting": say(setting),
-            "ndcg": round(means[0], 4),
-            "low": round(low, 4),
-            "high": round(high, 4),
-        }
-    return rows, result
+        if models and not candidate.name.startswith(tuple(models)):
+            continue
+        started = time.monotonic()
+        setting, validation = best_setting(case, candidate)
+        (scores,) = candidate.scores([setting], both)
+        measures = list_measures(scores, both, case.test, case.relevant)
+        found.append(Measured(candidate.name, setting, validation, measures))
+        # A run that is cut off has told what it has.
+        print(f"{case.name}, {found[-1].row(None)}, {time.monotonic() - started:.0f} s in all", flush=True)
+    ours = max((one for one in found if one.name.startswith("ours")), key=lambda one: one.validation, default=None)
+    rows = [one.row(ours) for one in found]
+    return rows, {row[0]: [f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row[1:]] for row in rows}
+
+
+def best_setting(case: Case, candidate: Candidate) -> tuple[Any, float]:
+    """Return the setting whose lists are best on the validation part, and their NDCG."""
+    tried = []
+    all_scores = candidate.scores(candidate.settings, case.training)
+    for setting, scores in zip(candidate.settings, all_scores, strict=True):
+        measures = list_measures(scores, case.training, case.validation, case.relevant)
+        tried.append((float(measures[f"ndcg@{LENGTH}"].mean()), setting))
+        print(f"{case.name}, {candidate.name}, {say(setting)}: validation NDCG {tried[-1][0]:.4f}", flush=True)
+    validation, setting = max(tried, key=lambda entry: entry[0])
+    return setting, validation
 
 
 def list_measures(
@@ -207,28 +261,32 @@ def products(factors: Factors, biases: bool) -> Scores:
     return factors.users[:, :-1] @ factors.items[:, :-1].T + factors.items[:, -1]
 
 
-def implicit_scores(setting: TrainConfig, ratings: Ratings) -> Scores:
+def implicit_scores(settings: Sequence[TrainConfig], ratings: Ratings) -> Iterator[Scores]:
     """Fit the implicit library's ALS."""
-    return products(implicit_factors(ratings, setting, n_threads=2), biases=False)
+    for setting in settings:
+        factors = implicit_factors(liked(ratings, setting.positive_threshold), setting, n_threads=2)
+        yield products(factors, biases=False)
 
 
-def neighbour_scores(setting: tuple[str, int], ratings: Ratings) -> Scores:
-    """Fit one of the implicit library's item-item models."""
+def neighbour_scores(settings: Sequence[tuple[str, int, float | None]], ratings: Ratings) -> Iterator[Scores]:
+    """Fit some of the implicit library's item-item models."""
     import implicit.nearest_neighbours as models
     from scipy.sparse import csr_matrix
 
-    kind, k = setting
     shape = (ratings.n_users, ratings.n_items)
-    matrix = csr_matrix((ratings.values.astype(np.float64), (ratings.users, ratings.items)), shape=shape)
-    model = getattr(models, kind)(K=k, num_threads=2)
-    model.fit(matrix, show_progress=False)
-    return np.asarray((matrix @ model.similarity).todense(), np.float32)
+    for kind, k, threshold in settings:
+        known = liked(ratings, threshold)
+        matrix = csr_matrix((known.values.astype(np.float64), (known.users, known.items)), shape=shape)
+        model = getattr(models, kind)(K=k, num_threads=2)
+        model.fit(matrix, show_progress=False)
+        yield np.asarray((matrix @ model.similarity).todense(), np.float32)
 
 
-def popularity_scores(setting: None, ratings: Ratings) -> Scores:
+def popularity_scores(settings: Sequence[None], ratings: Ratings) -> Iterator[Scores]:
     """Score each item by its number of ratings."""
     counts = np.bincount(ratings.items, minlength=ratings.n_items).astype(np.float32)
-    return np.tile(counts, (ratings.n_users, 1))
+    for _ in settings:
+        yield np.broadcast_to(counts, (ratings.n_users, ratings.n_items))
 
 
 def joined(one: Ratings, other: Ratings) -> Ratings:
@@ -242,6 +300,11 @@ def say(setting: Any) -> str:
     if setting is None:
         return ""
     if isinstance(setting, tuple):
-        return f"{setting[0].removesuffix('Recommender')}, k {setting[1]}"
-    weight = f"alpha {setting.alpha:g}" if setting.loss == "implicit" else f"unobserved {setting.unobserved_weight:g}"
-    return f"{weight}, reg_param {setting.reg_param:g}"
+        kind, k, threshold = setting
+        told = f"{kind.removesuffix('Recommender')}, k {k}"
+    else:
+        threshold = setting.positive_threshold
+        weight = f"alpha {setting.alpha:g}" if setting.loss == "implicit" else f"rank {setting.rank}"
+        weight = f"unobserved {setting.unobserved_weight:g}" if setting.unobserved_weight else weight
+        told = f"{weight}, reg_param {setting.reg_param:g}"
+    return told if threshold is None else f"{told}, from {threshold:g} up"

@@ -115,10 +115,12 @@ def rating_blocks(
 
 
 @lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def placements(spark: SparkSession, n_partitions: int) -> tuple[int, ...]:
     """Return one integer per partition that Spark's hash partitioner sends to just that partition.
 
-    Hashing the block numbers themselves would put several blocks into one partition and none into another.
+    Hashing the block numbers themselves would put several blocks into one partition and none into another. A small job,
+    whose answer is kept for the session.
     """
     found: dict[int, int] = {}
     n_candidates = 32 * n_partitions

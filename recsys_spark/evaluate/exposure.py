@@ -32,27 +32,22 @@ def measure_exposure(lists: dict[str, DataFrame], n: int, n_candidates: int) -> 
 
     Notes
     -----
-    One shuffle of the entries by item; the driver receives how many items are in so many lists.
+    One job: a shuffle of the entries by item. The driver receives how many items are in so many lists.
     """
     entries = reduce(
         DataFrame.unionByName,
         [
-            frame.select(F.lit(kind).alias("kind"), F.explode(F.slice("items", 1, n)).alias("item_index"))
+            frame.select(F.lit(kind).alias("kind"), F.posexplode(F.slice("items", 1, n)).alias("place", "item_index"))
             for kind, frame in lists.items()
         ],
     )
-    by_item = entries.groupBy("kind", "item_index").agg(F.count("*").alias("times"))
-    rows = by_item.groupBy("kind", "times").agg(F.count("*").alias("n_items")).collect()
-    n_lists = {
-        row["kind"]: row["n"]
-        for row in reduce(
-            DataFrame.unionByName,
-            [
-                frame.where(F.size("items") > 0).agg(F.lit(kind).alias("kind"), F.count("*").alias("n"))
-                for kind, frame in lists.items()
-            ],
-        ).collect()
-    }
+    by_item = entries.groupBy("kind", "item_index").agg(
+        F.count("*").alias("times"), F.count_if(F.col("place") == 0).alias("times_first")
+    )
+    by_times = by_item.groupBy("kind", "times").agg(F.count("*").alias("n_items"), F.sum("times_first").alias("first"))
+    rows = by_times.collect()
+    # Every list that is not empty has one first place.
+    n_lists = {kind: sum(row["first"] for row in rows if row["kind"] == kind) for kind in lists}
     return [
         estimate
         for kind in lists

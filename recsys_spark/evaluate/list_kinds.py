@@ -56,8 +56,9 @@ def measure_lists(
 
     Notes
     -----
-    For each kind of list the joins of ``users_with_history``; then one shuffle of all lists. Lists go through files of
-    the run, which are removed.
+    The joins of ``users_with_history`` once for all kinds, and once more for item_knn; one job per kind; then one
+    shuffle of all lists. Histories are held on the executors' memory and disks meanwhile; lists go through files of the
+    run, which are removed.
     """
     config = context.config.evaluate
     relevant = relevant_items(parts.held_out, config.relevant_rating)
@@ -66,11 +67,14 @@ def measure_lists(
     try:
         if relevant.isEmpty():
             return []
-        kinds = _kinds(context, model, totals, item_knn)
         context.storage.remove(folder)
-        lists = {name: _lists(context, parts, relevant, folder, name, *kind) for name, kind in kinds.items()}
         by_score = candidates_of(model)
-        given = _ranking_input(context, parts, model, totals, tuple(kinds))
+        kinds = _kinds(context, by_score, totals)
+        lists = _write_kinds(context, parts, relevant, model, kinds, folder)
+        if item_knn is not None:
+            of_knn = {ITEM_KNN: candidates_of(item_knn)}
+            lists |= _write_kinds(context, parts, relevant, item_knn, of_knn, folder)
+        given = _ranking_input(context, parts, model, totals, tuple(lists))
         estimates = measure_ranking(lists, relevant, given)
         estimates += measure_exposure(lists, config.n, len(by_score.labels))
         if config.sampled_negatives is not None and by_score.neighbours is None:
@@ -82,42 +86,47 @@ def measure_lists(
     return estimates
 
 
-def _kinds(
-    context: StageContext, model: Factorization, totals: ItemTotals, item_knn: Factorization | None
-) -> dict[str, tuple[DataFrame, Candidates]]:
-    """Return, by kind, the users' vectors and the candidates; without vectors users get what is popular."""
-    spark, config = context.spark, context.config.recommend
-    vectors = model.rows_for_lists(spark)
-    by_score = candidates_of(model)
-    as_listed = with_variety(by_score, read_categories(context), config)
-    kinds = {MODEL: (vectors, as_listed)}
+def _kinds(context: StageContext, by_score: Candidates, totals: ItemTotals) -> dict[str, Candidates]:
+    """Return the candidates by kind: the model's as users get them, by score alone where that differs, and popular."""
+    as_listed = with_variety(by_score, read_categories(context), context.config.recommend)
+    kinds = {MODEL: as_listed}
     if as_listed is not by_score:
-        kinds[BY_SCORE_ALONE] = (vectors, by_score)
-    nobody, labels = vectors.limit(0), by_score.labels.to_numpy()
+        kinds[BY_SCORE_ALONE] = by_score
+    labels = by_score.labels.to_numpy()
     # Candidates are ordered by label, which is the item's index.
-    kinds[POPULARITY] = (nobody, replace(as_listed, popularity=totals.counts[labels].astype(np.float32)))
+    kinds[POPULARITY] = replace(as_listed, popularity=totals.counts[labels].astype(np.float32))
     if totals.recent is not None:
-        kinds[POPULARITY_RECENT] = (nobody, replace(as_listed, popularity=totals.recent[labels].astype(np.float32)))
-    if item_knn is not None:
-        kinds[ITEM_KNN] = (item_knn.rows_for_lists(spark), candidates_of(item_knn))
+        kinds[POPULARITY_RECENT] = replace(as_listed, popularity=totals.recent[labels].astype(np.float32))
     return kinds
 
 
-def _lists(
+def _write_kinds(
     context: StageContext,
     parts: HeldOutRatings,
     relevant: DataFrame,
+    model: Factorization,
+    kinds: dict[str, Candidates],
     folder: str,
-    name: str,
-    vectors: DataFrame,
-    candidates: Candidates,
-) -> DataFrame:
+) -> dict[str, DataFrame]:
+    """Write the lists of each kind, and return them as ``user_index, items``; histories come to their users once."""
     users = relevant.selectExpr("user_index", "user_index as user")
-    path = join(folder, name)
     n_known = parts.counts[TRAINING] + parts.counts[FOLD_IN]
-    with_history = users_with_history(users, vectors, parts.known, n_hidden=n_known)
-    write_lists(with_history, candidates, n=context.config.measured_lengths[-1], path=path)
-    return context.spark.read.parquet(path).selectExpr("user as user_index", "recommendations.item_id as items")
+    vectors = model.rows_for_lists(context.spark)
+    with_vectors = users_with_history(users, vectors, parts.known, n_hidden=n_known).persist()
+    # Without vectors, users get what is popular.
+    nothing = F.lit(None).cast(with_vectors.schema["factors"].dataType)
+    without = with_vectors.withColumn("factors", nothing)
+    lists = {}
+    try:
+        for name, candidates in kinds.items():
+            rows = without if name in (POPULARITY, POPULARITY_RECENT) else with_vectors
+            path = join(folder, name)
+            write_lists(rows, candidates, n=context.config.measured_lengths[-1], path=path)
+            written = context.spark.read.parquet(path)
+            lists[name] = written.selectExpr("user as user_index", "recommendations.item_id as items")
+    finally:
+        with_vectors.unpersist()
+    return lists
 
 
 def _with_history(parts: HeldOutRatings, relevant: DataFrame, vectors: DataFrame) -> DataFrame:

@@ -12,6 +12,7 @@ from recsys_spark.config import TrainConfig
 from recsys_spark.evaluate.held_out_ratings import HeldOutRatings
 from recsys_spark.evaluate.splits import FOLD_IN
 from recsys_spark.features import read_item_features
+from recsys_spark.kernels.hot_rows import find_hot_rows
 from recsys_spark.rating_blocks import ITEMS, USERS, choose_n_blocks
 from recsys_spark.recommend import Candidates
 from recsys_spark.run_directory import StageContext
@@ -22,11 +23,13 @@ from recsys_spark.tables import FOLDED_FACTORS
 from recsys_spark.train import (
     Continuation,
     Factorization,
+    SeveralFits,
     fit_model,
     fold_in_input,
     fold_in_users,
     further_observations,
     latest_time,
+    observation_key,
 )
 
 
@@ -47,6 +50,74 @@ def fit_measured(context: StageContext, parts: HeldOutRatings, config: TrainConf
     """
     model = fit_to(context, parts.training, config, title)
     return model if parts.counts[FOLD_IN] == 0 else _with_folded_users(context, parts, model, config, title)
+
+
+def fit_together(
+    context: StageContext, parts: HeldOutRatings, configs: dict[str, TrainConfig], like: Factorization
+) -> dict[str, Factorization]:
+    """Fit several models to the training part, side by side where they can be.
+
+    Parameters
+    ----------
+    context : StageContext
+    parts : HeldOutRatings
+    configs : dict of str to TrainConfig
+        By name of the model. As many iterations for all, at most.
+    like : Factorization
+        A model with as many factors as any of them, fitted to the same ratings: what fitted for it fits for them.
+
+    Returns
+    -------
+    dict of str to Factorization
+        Bit for bit as `fit_measured` gives them.
+
+    Notes
+    -----
+    Side by side: ratings are blocked once, and one job per half-iteration solves the rows of all models; see
+    ``train.SeveralFits``.
+    """
+    titles = {name: f"evaluate {name.replace('_', ' ')}" for name in configs}
+    if not _can_share(list(configs.values()), like):
+        return {name: fit_measured(context, parts, config, titles[name]) for name, config in configs.items()}
+    assert like.plan is not None
+    sizes, settings = context.record("index"), list(configs.values())
+    fits = SeveralFits(
+        context.spark,
+        parts.training,
+        settings[0],
+        n_users=sizes["n_users"],
+        n_items=sizes["n_items"],
+        n_blocks=like.plan.n_blocks,
+    )
+    try:
+        for number, config in enumerate(settings):
+            fits.begin(number, config)
+        fits.advance(fits.numbers, settings[0].iterations)
+        models = {name: fits.model(number) for number, name in enumerate(configs)}
+    finally:
+        fits.release()
+    context.progress.say(f"evaluate: fitted side by side: {', '.join(configs)}")
+    if parts.counts[FOLD_IN] == 0:
+        return models
+    return {
+        name: _with_folded_users(context, parts, model, configs[name], titles[name]) for name, model in models.items()
+    }
+
+
+def _can_share(configs: list[TrainConfig], like: Factorization) -> bool:
+    """Return whether models can be fitted side by side: alike enough, with vectors on the driver and no hot rows."""
+    if len(configs) < 2 or len({(observation_key(config), config.iterations) for config in configs}) > 1:
+        return False
+    are_plain = all(
+        config.model == "factors"
+        and config.updates == "alternating"
+        and config.validation_share == 0
+        and config.side_information is None
+        for config in configs
+    )
+    is_replicated = like.plan is not None and like.plan.exchange == "replicate"
+    hot = (find_hot_rows(degrees) for degrees in (like.user_degrees, like.item_degrees))
+    return are_plain and is_replicated and not any(len(found.rows) for found in hot)
 
 
 def fit_to(context: StageContext, training: DataFrame, config: TrainConfig, title: str) -> Factorization:

@@ -26,13 +26,14 @@ from recsys_spark.evaluate.shares import (
 )
 from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array, Int64Array
 from recsys_spark.kernels.bootstrap import replicated_sums
+from recsys_spark.kernels.list_overlap import rank_biased_overlap
 from recsys_spark.kernels.list_variety import (
     diversity_of_lists,
     mean_of_lists,
     overlap_of_lists,
     self_information,
 )
-from recsys_spark.kernels.ranking_metrics import measures_of_lists, recall_of_parts
+from recsys_spark.kernels.ranking_metrics import MEASURES, measures_of_lists, recall_of_parts
 from recsys_spark.shared_value import SharedValue, shared
 
 _RELEVANT = -1
@@ -94,7 +95,9 @@ def measure_ranking(lists: dict[str, DataFrame], relevant: DataFrame, given: Ran
     -------
     list of Estimate
         By kind, all over the users of ``relevant``; a user without a list counts as zero hits. The same for every
-        number of partitions.
+        number of partitions. Of what lists are like: ``novelty`` and ``popularity`` of their items, ``diversity``,
+        the ``places`` that each class of items gets, and what they have in common with those of the first kind: as
+        sets (``overlap_with_..``), and with the first places counting most (``rank_biased_overlap_with_..``).
 
     Notes
     -----
@@ -190,18 +193,29 @@ def _measures(
     at = f"@{given.n}"
     found[f"novelty{at}"] = mean_of_lists(self_information(given.n_ratings, given.n_users), cut)
     found[f"popularity{at}"] = mean_of_lists(given.n_ratings.astype(np.float64), cut)
-    found[f"overlap_with_{given.kinds[0]}{at}"] = overlap_of_lists(cut, own[:, : given.n])
+    others = own[:, : given.n]
+    found[f"overlap_with_{given.kinds[0]}{at}"] = overlap_of_lists(cut, others)
+    found[f"rank_biased_overlap_with_{given.kinds[0]}{at}"] = _agreement(cut, others)
     if given.item_vectors is not None:
         found[f"diversity{at}"] = diversity_of_lists(cut, given.item_vectors)
     of_class = recall_of_parts(cut, indptr, relevant, given.item_class[relevant], len(given.class_names))
     for number, name in enumerate(given.class_names):
         found[f"recall{at}{_OF}{name}"] = of_class[:, number]
+        is_of_class = np.asarray(given.item_class == number, np.float64)
+        found[f"places{at}{_OF}{name}"] = mean_of_lists(is_of_class, cut)
     return found
+
+
+def _agreement(columns: Int32Array, others: Int32Array) -> Float64Array:
+    """Return the rank-biased overlap of lists (m, n), padded with -1, with others; NaN where the first is empty."""
+    padded = np.where(others < 0, -2, others).astype(np.int64)
+    overlap = rank_biased_overlap(columns.astype(np.int64), padded)
+    return np.where((columns >= 0).any(axis=1), overlap, np.nan)
 
 
 def _estimates(found: dict[tuple[int, int], Float64Array], given: RankingInput) -> list[Estimate]:
     groups = group_names(given.activity_bounds)
-    by_group = [f"{name}@{given.n}" for name in ("ndcg", "recall", "hit_rate")]
+    by_group = [f"{name}@{given.n}" for name in MEASURES]
     estimates = []
     for number, kind in enumerate(given.kinds):
         of_groups = {segment: sums for (k, segment), sums in sorted(found.items()) if k == number}

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.evaluate.estimates import Estimate, ratio, single
-from recsys_spark.evaluate.exact_auc import measure_auc
+from recsys_spark.evaluate.exact_auc import measure_areas
 from recsys_spark.evaluate.shares import (
     ALL,
     SUMS_SCHEMA,
@@ -24,7 +24,7 @@ from recsys_spark.evaluate.shares import (
     sums_batch,
     whole_share,
 )
-from recsys_spark.kernels.arrays import BoolArray, Float64Array, Int32Array, Int64Array
+from recsys_spark.kernels.arrays import Float64Array, Int32Array, Int64Array
 from recsys_spark.kernels.bootstrap import replicated_sums
 from recsys_spark.kernels.label_metrics import auc_of_rows, log_losses
 from recsys_spark.shared_value import SharedValue, shared
@@ -33,6 +33,10 @@ N_BINS = 10
 _CALIBRATION = -1
 # Per user: ratings, losses, absolute errors, ratings and their squares, AUC within the user, whether it has one.
 _COLUMNS = 7
+# Per bin: ratings, their predictions, themselves.
+_OF_BIN = 3
+# What they add to the sums, of four predictors and five parts of the items, is 18 MB.
+_USERS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class ErrorInput:
     item_class : int32 array of shape (n_items,)
     class_names : tuple of str
     activity_bounds : tuple of int
+    n_pairs : int
+        Held-out ratings.
     n_shares, replicates, seed : int
     """
 
@@ -68,6 +74,7 @@ class ErrorInput:
     item_class: Int32Array
     class_names: tuple[str, ...]
     activity_bounds: tuple[int, ...]
+    n_pairs: int
     replicates: int
     seed: int
     n_shares: int = 1
@@ -96,33 +103,48 @@ def measure_errors(scored: DataFrame, given: ErrorInput) -> Errors:
     -------
     Errors
         Of ratings: ``rmse``, ``mae``, ``r2``; of labels: ``log_loss``. ``auc`` (of all pairs) and ``auc_per_user`` (its
-        mean over the users who have both) where there are ones and zeros. The same for every number of partitions.
+        mean over the users who have both) where there are ones and zeros. ``calibration_error`` of the first predictor.
+        The same for every number of partitions.
 
     Notes
     -----
-    One shuffle by user, and for the AUC one by score per predictor. The driver receives sums per share of the users.
+    Two jobs: one shuffle by user, and for the AUC one by score, of all predictors together. The driver receives sums
+    per share of the users, and a few numbers per range of scores.
     """
-    n_pairs = scored.count()
-    if n_pairs == 0:
+    if given.n_pairs == 0:
         return Errors([], [])
-    given = replace(given, n_shares=number_of_shares(n_pairs))
+    given = replace(given, n_shares=number_of_shares(given.n_pairs))
     with shared(scored.sparkSession, given) as everywhere:
         sums = by_share(scored, given.n_shares).mapInArrow(partial(sum_errors, given=everywhere), SUMS_SCHEMA)
         found = add_up_shares(sums, _COLUMNS)
-    calibration = found.pop((0, _CALIBRATION)).reshape(N_BINS, _COLUMNS)
+    calibration = found.pop((0, _CALIBRATION)).reshape(-1, N_BINS, _COLUMNS)
     names = segment_names(given)
     estimates = [
         estimate
         for (kind, segment), part in sorted(found.items())
         for estimate in _estimates(given, given.predictors[kind], names[segment], part)
     ]
-    if given.are_labels or given.relevant is not None:
-        is_one = F.col("rating") >= F.lit(0.5 if given.are_labels else given.relevant)
-        for name in given.predictors:
-            area = measure_auc(scored.select(F.col(name).alias("score"), is_one.alias("is_one")), given.n_shares)
-            estimates.append(single(name, "auc", area, n_pairs))
+    distances = calibration_errors(calibration)
+    estimates.append(Estimate(given.predictors[0], "calibration_error", distances, given.n_pairs))
+    estimates += _areas(scored, given)
     estimates = [estimate for estimate in estimates if np.isfinite(estimate.value)]
-    return Errors(estimates, _bins(calibration))
+    return Errors(estimates, _bins(calibration[0]))
+
+
+def _areas(scored: DataFrame, given: ErrorInput) -> list[Estimate]:
+    """Return the AUC of every predictor over all pairs, where there are ones and zeros."""
+    threshold = 0.5 if given.are_labels else given.relevant
+    if threshold is None:
+        return []
+    by_kind = [
+        F.struct(F.lit(kind).alias("kind"), F.col(name).alias("score")) for kind, name in enumerate(given.predictors)
+    ]
+    is_one = (F.col("rating") >= F.lit(threshold)).alias("is_one")
+    pairs = scored.select(is_one, F.explode(F.array(*by_kind)).alias("of_kind")).select("of_kind.*", "is_one")
+    n_kinds = len(by_kind)
+    n_partitions = 1 if given.n_shares == 1 else given.n_shares * n_kinds
+    areas = measure_areas(pairs, n_kinds, n_partitions)
+    return [single(name, "auc", area, given.n_pairs) for name, area in zip(given.predictors, areas, strict=True)]
 
 
 def segment_names(given: ErrorInput) -> list[str]:
@@ -137,56 +159,90 @@ def sum_errors(batches: Iterator[pa.RecordBatch], given: SharedValue[ErrorInput]
         return
     table = table.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
     users = table["user_index"].to_numpy()
-    ratings = table["rating"].to_numpy().astype(np.float64)
-    rows: list[tuple[int, int, Float64Array]] = []
-    for kind, name in enumerate(given.value.predictors):
-        predicted = table[name].to_numpy()
-        if given.value.limits is not None:
-            predicted = np.clip(predicted, *given.value.limits)
-        for segment, mask in enumerate(_masks(table, given.value)):
-            if mask.any():
-                sums = _sums_of_users(users[mask], ratings[mask], predicted[mask], given.value)
-                rows.append((kind, segment, sums))
-        if kind == 0:
-            rows.append((0, _CALIBRATION, _calibration_sums(predicted, ratings, given.value.edges)))
+    bounds = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1], [True]]))
+    sums = np.zeros(_shape_of_sums(given.value))
+    calibration = np.zeros((1 + given.value.replicates, N_BINS, _COLUMNS))
+    for first in range(0, len(bounds) - 1, _USERS_AT_ONCE):
+        part = bounds[first : first + _USERS_AT_ONCE + 1]
+        pairs = table.slice(part[0], part[-1] - part[0])
+        _add_users(sums, calibration, pairs, part - part[0], given.value)
+    rows = [*_rows_of_sums(sums, given.value), (0, _CALIBRATION, calibration)]
     yield sums_batch(int(users[0]) % given.value.n_shares, rows)
 
 
-def _masks(table: pa.Table, given: ErrorInput) -> list[BoolArray]:
-    group = groups_of(table["n_known"].to_numpy(), given.activity_bounds)
-    item_class = given.item_class[table["item_index"].to_numpy()]
+def _shape_of_sums(given: ErrorInput) -> tuple[int, int, int, int, int]:
+    """Return (groups of users, 1 + replicates, predictors, all items and their classes, columns)."""
+    n_parts = 1 + len(given.class_names)
     n_groups = len(group_names(given.activity_bounds))
-    return [
-        np.ones(table.num_rows, np.bool_),
-        *(group == number for number in range(n_groups)),
-        *(item_class == number for number in range(len(given.class_names))),
-    ]
+    return n_groups, 1 + given.replicates, len(given.predictors), n_parts, _COLUMNS
 
 
-def _sums_of_users(
-    users: Int32Array, ratings: Float64Array, predicted: Float64Array, given: ErrorInput
-) -> Float64Array:
-    """Return (1 + replicates, 7) sums over users; the rows are sorted by user."""
-    starts: Int64Array = np.flatnonzero(np.concatenate([[True], users[1:] != users[:-1]]))
+def _add_users(
+    sums: Float64Array, calibration: Float64Array, pairs: pa.Table, indptr: Int64Array, given: ErrorInput
+) -> None:
+    """Add some users to the sums of their groups, and to the bins; of each of them, all pairs lie together."""
+    starts = indptr[:-1]
+    users = pairs["user_index"].to_numpy()[starts]
+    values = [_values_of_users(pairs, name, indptr, given).reshape(len(users), -1) for name in given.predictors]
+    values.append(_bins_of_users(pairs, indptr, given).reshape(len(users), -1))
+    together = np.concatenate(values, axis=1)
+    n_bins = values[-1].shape[1]
+    group = groups_of(pairs["n_known"].to_numpy()[starts], given.activity_bounds)
+    # A user is in one group, so that the replicates of a user are drawn once for everything that is measured.
+    for number in np.unique(group):
+        mine = group == number
+        found = replicated_sums(together[mine], users[mine], given.replicates, given.seed)
+        sums[number] += found[:, :-n_bins].reshape(sums.shape[1:])
+        calibration[..., :_OF_BIN] += found[:, -n_bins:].reshape(-1, N_BINS, _OF_BIN)
+
+
+def _rows_of_sums(sums: Float64Array, given: ErrorInput) -> Iterator[tuple[int, int, Float64Array]]:
+    """Yield (predictor, segment, sums) in the order of `segment_names`: of what has any pair."""
+    n_groups = len(sums)
+    over_groups = sums.sum(axis=0)
+    for kind in range(len(given.predictors)):
+        segments = [over_groups[:, kind, 0], *sums[:, :, kind, 0]]
+        segments += [over_groups[:, kind, 1 + part] for part in range(len(given.class_names))]
+        assert len(segments) == 1 + n_groups + len(given.class_names)
+        yield from ((kind, number, of_segment) for number, of_segment in enumerate(segments) if of_segment[0, 0])
+
+
+def _values_of_users(pairs: pa.Table, name: str, indptr: Int64Array, given: ErrorInput) -> Float64Array:
+    """Return what each user adds to the sums of a predictor: float64 (m, all items and their classes, 7)."""
+    ratings, predicted = _ratings(pairs), _predictions(pairs, name, given)
     errors, centered = predicted - ratings, ratings - given.center
     first = log_losses(predicted, ratings) if given.are_labels else errors**2
-    of_pairs = np.stack([np.ones(len(users)), first, np.abs(errors), centered, centered**2], axis=1)
-    of_users = np.add.reduceat(of_pairs, starts, axis=0)
+    of_pairs = np.stack([np.ones(len(ratings)), first, np.abs(errors), centered, centered**2], axis=1)
+    item_class = given.item_class[pairs["item_index"].to_numpy()]
     threshold = 0.5 if given.are_labels else given.relevant
-    areas = np.full(len(starts), np.nan)
-    if threshold is not None:
-        areas = auc_of_rows(np.concatenate([starts, [len(users)]]), predicted, ratings >= threshold)
-    values = np.column_stack([of_users, areas, np.isfinite(areas).astype(np.float64)])
-    return replicated_sums(values, users[starts], given.replicates, given.seed)
+    values = np.zeros((len(indptr) - 1, 1 + len(given.class_names), _COLUMNS))
+    for part in range(values.shape[1]):
+        is_in = np.ones(len(ratings), np.bool_) if part == 0 else item_class == part - 1
+        values[:, part, :5] = np.add.reduceat(of_pairs * is_in[:, None], indptr[:-1], axis=0)
+        if threshold is not None:
+            kept: Int64Array = np.concatenate([[0], np.cumsum(is_in)])[indptr]
+            areas = auc_of_rows(kept, predicted[is_in], ratings[is_in] >= threshold)
+            values[:, part, 5], values[:, part, 6] = np.nan_to_num(areas), np.isfinite(areas)
+    return values
 
 
-def _calibration_sums(predicted: Float64Array, ratings: Float64Array, edges: Float64Array) -> Float64Array:
-    """Return one row of sums per bin, as wide as the others: number, predictions, ratings, zeros."""
-    bins = np.searchsorted(edges, predicted, side="right")
-    sums = np.zeros((N_BINS, _COLUMNS))
-    for column, values in enumerate((np.ones(len(bins)), predicted, ratings)):
-        sums[:, column] = np.bincount(bins, values, N_BINS)
-    return sums
+def _ratings(pairs: pa.Table) -> Float64Array:
+    return np.asarray(pairs["rating"].to_numpy(), np.float64)
+
+
+def _predictions(pairs: pa.Table, name: str, given: ErrorInput) -> Float64Array:
+    predicted = pairs[name].to_numpy()
+    return np.asarray(predicted if given.limits is None else np.clip(predicted, *given.limits))
+
+
+def _bins_of_users(pairs: pa.Table, indptr: Int64Array, given: ErrorInput) -> Float64Array:
+    """Return what each user adds to the bins of the first predictor: number, predictions, ratings."""
+    predicted = _predictions(pairs, given.predictors[0], given)
+    owner = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    place = owner * N_BINS + np.searchsorted(given.edges, predicted, side="right")
+    counted = np.ones(len(predicted)), predicted, _ratings(pairs)
+    added = [np.bincount(place, weights, (len(indptr) - 1) * N_BINS) for weights in counted]
+    return np.asarray(np.stack(added, axis=1), np.float64).reshape(-1, N_BINS, _OF_BIN)
 
 
 def _estimates(given: ErrorInput, name: str, segment: str, sums: Float64Array) -> list[Estimate]:
@@ -211,12 +267,21 @@ def _bins(sums: Float64Array) -> list[dict[str, float]]:
     ]
 
 
-def calibration_error(calibration: list[dict[str, float]]) -> float:
+def calibration_errors(calibration: Float64Array) -> Float64Array:
     """Return the mean distance of predictions and ratings over the bins, weighted by their sizes.
+
+    Parameters
+    ----------
+    calibration : float64 array of shape (m, N_BINS, 3 or more)
+        Number, sum of predictions and sum of ratings of each bin, m times.
+
+    Returns
+    -------
+    float64 array of shape (m,)
 
     References
     ----------
     Naeini, Cooper, Hauskrecht (2015), Obtaining well calibrated probabilities using Bayesian binning. AAAI.
     """
-    total = sum(part["n"] for part in calibration)
-    return sum(part["n"] * abs(part["predicted"] - part["actual"]) for part in calibration) / total
+    distances = np.abs(calibration[..., 1] - calibration[..., 2]).sum(axis=1)
+    return ratio(distances, calibration[..., 0].sum(axis=1))

@@ -19,12 +19,12 @@ from recsys_spark.evaluate.baselines import (
     bias_only,
     item_totals,
 )
-from recsys_spark.evaluate.estimates import Estimate, comparisons, single
+from recsys_spark.evaluate.estimates import Estimate, comparisons
 from recsys_spark.evaluate.held_out_ratings import HeldOutRatings, hold_out
 from recsys_spark.evaluate.list_kinds import BY_SCORE_ALONE, MODEL, measure_lists
-from recsys_spark.evaluate.measured_models import fit_measured, vectors_folder
+from recsys_spark.evaluate.measured_models import fit_measured, fit_together, vectors_folder
 from recsys_spark.evaluate.new_items import measure_new_items
-from recsys_spark.evaluate.rating_errors import N_BINS, ErrorInput, Errors, calibration_error, measure_errors
+from recsys_spark.evaluate.rating_errors import N_BINS, ErrorInput, Errors, measure_errors
 from recsys_spark.evaluate.shares import item_classes
 from recsys_spark.evaluate.splits import FOLD_IN, HELD_OUT, TRAINING
 from recsys_spark.run_directory import StageContext
@@ -134,23 +134,20 @@ def _errors(
     if config.loss not in ("squared", "logistic"):
         return Errors([], [])
     predictors = {MODEL: model}
-    penalties: dict[str, float] = {}
-    if config.loss == "squared" and config.unobserved_weight > 0:
-        # Pulled towards zero by all that was not rated, scores order items but are no ratings any more.
-        penalties = context.config.evaluate.rating_model.model_dump()
-        plain = config.model_copy(update={"unobserved_weight": 0.0, **penalties})
-        predictors = {RATING_MODEL: fit_measured(context, parts, plain, "evaluate rating model")}
     if config.loss == "squared":
-        predictors[BIAS_ONLY] = fit_measured(context, parts, bias_only(config, penalties), "evaluate bias-only")
+        is_pulled = config.unobserved_weight > 0
+        penalties = context.config.evaluate.rating_model.model_dump() if is_pulled else {}
+        wanted = {BIAS_ONLY: bias_only(config, penalties)}
+        if is_pulled:
+            # Towards zero, by all that was not rated: scores order items but are no ratings any more.
+            plain = config.model_copy(update={"unobserved_weight": 0.0, **penalties})
+            predictors, wanted = {}, {RATING_MODEL: plain, **wanted}
+        predictors |= fit_together(context, parts, wanted, model)
         if item_knn is not None:
             predictors[ITEM_KNN] = item_knn
     scored = _scored(context, parts, totals, predictors)
     names = (*predictors, ITEM_MEAN, GLOBAL_MEAN)
-    errors = measure_errors(scored, _error_input(context, totals, names))
-    if errors.calibration:
-        distance = calibration_error(errors.calibration)
-        errors.estimates.append(single(names[0], "calibration_error", distance, parts.counts[HELD_OUT]))
-    return errors
+    return measure_errors(scored, _error_input(context, totals, names, parts.counts[HELD_OUT]))
 
 
 def _scored(
@@ -179,7 +176,7 @@ def _scores_path(context: StageContext) -> str:
     return join(context.run.path, "_evaluated_scores")
 
 
-def _error_input(context: StageContext, totals: ItemTotals, names: tuple[str, ...]) -> ErrorInput:
+def _error_input(context: StageContext, totals: ItemTotals, names: tuple[str, ...], n_pairs: int) -> ErrorInput:
     config, evaluation = context.config, context.config.evaluate
     are_labels = config.train.loss == "logistic"
     # Sums of ratings may lie outside the range of a single one.
@@ -196,6 +193,7 @@ def _error_input(context: StageContext, totals: ItemTotals, names: tuple[str, ..
         item_class=classes,
         class_names=tuple(class_names),
         activity_bounds=evaluation.activity_bounds,
+        n_pairs=n_pairs,
         replicates=evaluation.replicates,
         seed=evaluation.seed,
     )

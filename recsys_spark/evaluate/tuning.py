@@ -91,7 +91,7 @@ def search(context: StageContext) -> Search:
     trials, refused = make_trials(context.config.train, tune)
     _check_metric(trials, tune.metric)
     found = Search(tune.metric, trials, refused, trials[0])
-    with _split_ratings(context) as judged:
+    with judged_ratings(context) as judged:
         fits = _Fits(context, judged)
         try:
             left = trials
@@ -110,7 +110,7 @@ def search(context: StageContext) -> Search:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class JudgedRatings:
     """Ratings that settings are fitted to, and rows that they are scored on."""
 
     training: DataFrame
@@ -121,7 +121,7 @@ class _Judged:
 class _Fits:
     """The fits of a search: one blocking for each kind of observations."""
 
-    def __init__(self, context: StageContext, judged: _Judged) -> None:
+    def __init__(self, context: StageContext, judged: JudgedRatings) -> None:
         self.context, self.judged = context, judged
         self._by_key: dict[tuple[Any, ...], SeveralFits] = {}
 
@@ -179,7 +179,7 @@ def _check_metric(trials: list[Trial], metric: str) -> None:
 
 
 @contextmanager
-def _split_ratings(context: StageContext) -> Iterator[_Judged]:
+def judged_ratings(context: StageContext) -> Iterator[JudgedRatings]:
     """Give the ratings of a search; they are held in memory meanwhile."""
     config, tune = context.config.evaluate, context.config.tune
     ratings = training_ratings(context)
@@ -195,8 +195,10 @@ def _split_ratings(context: StageContext) -> Iterator[_Judged]:
             )
         n_shares = number_of_shares(n_held_out)
         rows = rows_to_score(training, held_out, tune.metric, config.relevant_rating, n_shares).persist()
-        yield _Judged(training, rows, n_shares)
-        rows.unpersist()
+        try:
+            yield JudgedRatings(training, rows, n_shares)
+        finally:
+            rows.unpersist()
     finally:
         split.unpersist()
 

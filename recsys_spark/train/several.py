@@ -78,7 +78,7 @@ class SeveralFits:
         self._constant = constant_of_rows(config, self._given.constant)
         self._configs: dict[int, TrainConfig] = {}
         self._states: dict[int, LoopState] = {}
-        self._sides = block_ratings(self._given.frame, n_users, n_items, n_blocks)
+        self._sides = block_ratings(self._given.frame, n_users, n_items, n_blocks, splits_hot=False)
 
     @property
     def numbers(self) -> list[int]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import combinations
+from typing import Any
 
 import ir_measures
 import numpy as np
@@ -14,12 +17,13 @@ from ir_measures import AP, RR, P, R, Success, nDCG
 from pyspark.sql import DataFrame, SparkSession
 from sklearn.metrics import log_loss, mean_absolute_error, r2_score, roc_auc_score, root_mean_squared_error
 
-from recsys_spark.evaluate import rating_errors, shares
+from recsys_spark.evaluate import exact_auc, rating_errors, shares
 from recsys_spark.evaluate.estimates import Estimate, comparisons
 from recsys_spark.evaluate.exposure import measure_exposure
 from recsys_spark.evaluate.ranking import RankingInput, measure_ranking, padded_lists, relevant_items
-from recsys_spark.evaluate.rating_errors import ErrorInput, calibration_error, measure_errors
+from recsys_spark.evaluate.rating_errors import ErrorInput, measure_errors
 from recsys_spark.evaluate.sampled import SampledInput, draw_negatives, measure_sampled
+from recsys_spark.kernels.label_metrics import RankedLabels, area_under_roc
 
 N_ITEMS, N_PAIRS = 12, 400
 CLASSES = ("new items", "popular items", "middling items", "rare items")
@@ -37,16 +41,18 @@ def error_input(**changes: object) -> ErrorInput:
     given = {
         "predictors": ("model", "other"), "are_labels": False, "relevant": 4.0, "limits": (1.0, 5.0), "center": 3.0,
         "edges": np.linspace(1, 5, 11)[1:-1], "item_class": np.arange(N_ITEMS, dtype=np.int32) % 4,
-        "class_names": CLASSES, "activity_bounds": (10, 50), "replicates": 50, "seed": 0,
+        "class_names": CLASSES, "activity_bounds": (10, 50), "n_pairs": N_PAIRS, "replicates": 50, "seed": 0,
     }  # fmt: skip
     return ErrorInput(**{**given, **changes})
 
 
-def pairs_with_predictions(labels: bool) -> dict[str, np.ndarray]:
+def pairs_with_predictions(labels: bool, n_pairs: int = N_PAIRS) -> dict[str, np.ndarray]:
+    """Ten pairs per user in the mean."""
     rng = np.random.default_rng(3)
-    users, items = np.divmod(rng.permutation(40 * N_ITEMS)[:N_PAIRS].astype(np.int32), np.int32(N_ITEMS))
-    ratings = rng.integers(0, 2, N_PAIRS) if labels else rng.integers(1, 6, N_PAIRS)
-    noise = rng.normal(size=(2, N_PAIRS))
+    chosen = rng.permutation(n_pairs // 10 * N_ITEMS)[:n_pairs].astype(np.int32)
+    users, items = np.divmod(chosen, np.int32(N_ITEMS))
+    ratings = rng.integers(0, 2, n_pairs) if labels else rng.integers(1, 6, n_pairs)
+    noise = rng.normal(size=(2, n_pairs))
     predictions = (1 / (1 + np.exp(-noise))) if labels else np.round(ratings + 2 * noise, 1) + 0.03
     return {
         "user_index": users,
@@ -89,7 +95,10 @@ def test_errors_of_ratings_are_scikit_learns_in_every_segment(spark: SparkSessio
                 assert found[name, metric, segment].n == mask.sum()
         assert found[name, "auc", "all"].value == pytest.approx(roc_auc_score(is_one, pairs[name]), rel=1e-12)
         assert found[name, "auc_per_user", "all"].value == pytest.approx(mean_user_auc(pairs, guess, is_one), rel=1e-12)
-    check_calibration(errors.calibration, np.clip(pairs["model"], 1, 5), truth)
+    distance = check_calibration(errors.calibration, np.clip(pairs["model"], 1, 5), truth)
+    error = found["model", "calibration_error", "all"]
+    assert error.value == pytest.approx(distance)
+    assert error.row()[4] < error.row()[5], "an interval over users"
     again = measure_errors(frame.repartition(5, "item_index"), error_input())
     for one, other in zip(errors.estimates, again.estimates, strict=True):
         np.testing.assert_array_equal(one.values, other.values, "not the same for other partitions")
@@ -104,14 +113,14 @@ def mean_user_auc(pairs: dict[str, np.ndarray], guess: np.ndarray, is_one: np.nd
     return float(np.mean(areas))
 
 
-def check_calibration(found: list[dict[str, float]], guess: np.ndarray, truth: np.ndarray) -> None:
+def check_calibration(found: list[dict[str, float]], guess: np.ndarray, truth: np.ndarray) -> float:
+    """Compare the bins with loops; return the calibration error."""
     bins = np.minimum(((guess - 1) / 0.4 + 1e-9).astype(int), 9)
     expected = [(int((bins == b).sum()), guess[bins == b].mean(), truth[bins == b].mean()) for b in np.unique(bins)]
     assert [(part["n"], part["predicted"], part["actual"]) for part in found] == [
         (n, pytest.approx(predicted), pytest.approx(actual)) for n, predicted, actual in expected
     ]
-    distance = sum(n * abs(predicted - actual) for n, predicted, actual in expected) / len(guess)
-    assert calibration_error(found) == pytest.approx(distance)
+    return sum(n * abs(predicted - actual) for n, predicted, actual in expected) / len(guess)
 
 
 def test_errors_of_labels_are_scikit_learns(spark: SparkSession) -> None:
@@ -125,9 +134,71 @@ def test_errors_of_labels_are_scikit_learns(spark: SparkSession) -> None:
     assert not [key for key in found if key[1] in ("rmse", "r2", "mae")]
 
 
+@contextmanager
+def brought_to_the_driver(frame: DataFrame) -> Iterator[list[int]]:
+    """Note the number of rows of everything that is collected meanwhile."""
+    kind, rows = type(frame), []
+
+    def counted(name: str) -> Callable[..., Any]:
+        real = getattr(kind, name)
+
+        def collect(self: DataFrame, *arguments: Any, **named: Any) -> Any:
+            found = real(self, *arguments, **named)
+            rows.append(len(found))
+            return found
+
+        return collect
+
+    def refuse(self: DataFrame, *arguments: Any, **named: Any) -> None:
+        raise AssertionError("not counted")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("collect", "toArrow", "toPandas"):
+            patch.setattr(kind, name, counted(name))
+        patch.setattr(kind, "toLocalIterator", refuse)
+        yield rows
+
+
+def test_what_reaches_the_driver_does_not_grow_with_pairs_and_users(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bounds that know of shares, models and segments alone: ten million pairs bring as little."""
+    monkeypatch.setattr(shares, "_MOST_SHARES", 2)
+    n_pairs, given = 5_000, error_input(n_pairs=5_000)
+    scored = spark.createDataFrame(pa.table(pairs_with_predictions(labels=False, n_pairs=n_pairs)))
+    with brought_to_the_driver(scored) as rows:
+        assert measure_errors(scored, given).estimates
+    n_kinds, n_segments = len(given.predictors), len(rating_errors.segment_names(given))
+    placements, sums, ranges = 2, 2 * (n_kinds * n_segments + 1), 2 * n_kinds * n_kinds
+    assert sum(rows) <= placements + sums + ranges < 60
+
+    n_users, of_lists = 500, ranking_input()
+    lists = {kind: list_frame(spark, lists_of_users(n, n_users, 5)) for n, kind in enumerate(of_lists.kinds)}
+    relevant = spark.range(n_users).selectExpr("int(id) user_index", "array(int(id % 12)) relevant", "int(id) n_known")
+    with brought_to_the_driver(relevant) as rows:
+        measure_ranking(lists, relevant, of_lists)
+        measure_exposure(lists, 3, N_ITEMS)
+    n_groups = len(shares.group_names(of_lists.activity_bounds))
+    placements, sums, times_listed = of_lists.n_shares, of_lists.n_shares * 2 * n_groups, 2 * N_ITEMS
+    assert sum(rows) <= placements + sums + times_listed < 60
+
+
+def test_a_range_of_scores_of_several_kinds_is_ranked_kind_by_kind() -> None:
+    rng = np.random.default_rng(8)
+    kinds, scores = rng.integers(0, 3, 60), np.round(rng.normal(size=60), 1)
+    is_one = rng.random(60) < 0.4
+    columns = {"kind": pa.array(kinds, pa.int32()), "score": scores, "is_one": is_one}
+    (found,) = exact_auc.rank_range(iter([pa.RecordBatch.from_pydict(columns)]))
+    assert found["kind"].to_pylist() == [0, 1, 2]
+    for row in found.to_pylist():
+        mine = kinds == row.pop("kind")
+        area = area_under_roc([RankedLabels(**row)])
+        assert area == pytest.approx(roc_auc_score(is_one[mine], scores[mine]), rel=1e-12)
+
+
 def test_nothing_held_out_gives_no_errors(spark: SparkSession) -> None:
     empty = spark.createDataFrame(pa.table(pairs_with_predictions(labels=False))).limit(0)
-    assert measure_errors(empty, error_input()) == rating_errors.Errors([], [])
+    assert measure_errors(empty, error_input(n_pairs=0)) == rating_errors.Errors([], [])
 
 
 def lists_of_users(seed: int, n_users: int, n: int) -> dict[int, list[int]]:
@@ -188,6 +259,23 @@ def test_segments_are_those_users_and_items_alone(ranked) -> None:
     assert found["model", "recall@3", "rare items"].value == pytest.approx(np.mean(recalls))
 
 
+def slow_agreement(a: list[int], b: list[int], p: float = 0.9) -> float:
+    """Return rank-biased overlap by its definition: agreement by depth, taken on for ever as it is in the end.
+
+    Behind the end of the shorter list, its agreement is taken to go on (Webber, Moffat, Zobel 2010, section 4.3).
+    """
+    short, long = sorted((a, b), key=len)
+    if not short:
+        return float(not long)
+
+    def agreement(depth: int) -> float:
+        depth = min(depth, len(long))
+        seen = len({*short[:depth]} & {*long[:depth]})
+        return (seen + len({*short} & {*long[: len(short)]}) / len(short) * max(depth - len(short), 0)) / depth
+
+    return (1 - p) * sum(p ** (depth - 1) * agreement(depth) for depth in range(1, 400))
+
+
 def test_variety_equals_loops(ranked, spark: SparkSession) -> None:
     lists, relevant, vectors, found, (frames, _) = ranked
     mine = [lists["model"][u][:3] for u in relevant if u in lists["model"]]
@@ -203,6 +291,16 @@ def test_variety_equals_loops(ranked, spark: SparkSession) -> None:
         if u in lists["popularity"]
     ]
     assert found["popularity", "overlap_with_model@3", "all"].value == pytest.approx(np.mean(overlaps))
+    agreements = [
+        slow_agreement(lists["popularity"][u][:3], lists["model"].get(u, [])[:3])
+        for u in relevant
+        if u in lists["popularity"]
+    ]
+    name = "rank_biased_overlap_with_model@3"
+    assert found["popularity", name, "all"].value == pytest.approx(np.mean(agreements))
+    assert found["model", name, "all"].value == pytest.approx(1.0)
+    places = [np.mean([i % 4 == 3 for i in own]) for own in mine]
+    assert found["model", "places@3", "rare items"].value == pytest.approx(np.mean(places))
     exposure = by_name(measure_exposure(frames, 3, N_ITEMS))
     times = Counter(item for own in lists["model"].values() for item in own[:3])
     assert exposure["model", "coverage@3", "all"].value == len(times) / N_ITEMS

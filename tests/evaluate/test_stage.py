@@ -13,8 +13,9 @@ import pyarrow.dataset as ds
 import pytest
 
 from recsys_spark.errors import ContractError
-from recsys_spark.evaluate import held_out_ratings
+from recsys_spark.evaluate import held_out_ratings, measured_models, stage
 from recsys_spark.pipeline import run_stages, stages
+from recsys_spark.progress import Progress
 from recsys_spark.run_directory import StageContext
 
 MakeContext = Callable[..., StageContext]
@@ -109,6 +110,34 @@ def test_held_out_users_are_folded_in_and_everything_stands_beside_baselines(
         *((name, "rmse") for name in ("bias_only", "item_mean", "global_mean", "item_knn")),
         *((name, "ndcg@3") for name in ("popularity", "popularity_recent", "item_knn")),
     }
+
+
+def test_models_of_rating_errors_are_fitted_side_by_side_with_the_same_bits(
+    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[str] = []
+    together = stage.fit_together
+
+    def compare(context: StageContext, parts: Any, configs: Any, like: Any) -> Any:
+        found = together(context, parts, configs, like)
+        for name, config in configs.items():
+            alone = measured_models.fit_measured(context, parts, config, f"alone {name}")
+            np.testing.assert_array_equal(found[name].user_vectors, alone.user_vectors)
+            np.testing.assert_array_equal(found[name].item_vectors, alone.item_vectors)
+            assert len(found[name].history) == len(alone.history)
+            compared.append(name)
+        return found
+
+    monkeypatch.setattr(stage, "fit_together", compare)
+    told: list[str] = []
+    monkeypatch.setattr(Progress, "say", lambda self, text, **fields: told.append(text))
+    train = {"rank": 2, "iterations": 3, "unobserved_weight": 0.2, "reg_param": 0.01, "bias_reg_param": 0.01}
+    record, _ = evaluated(make_context, tmp_path, train=train, evaluate={"n": 3, "holdout_share": 0.2, "replicates": 0})
+    assert compared == ["rating_model", "bias_only"]
+    assert "evaluate: fitted side by side: rating_model, bias_only" in told
+    assert {model for model, metric in values(record) if metric == "rmse"} == {
+        "rating_model", "bias_only", "item_mean", "global_mean"
+    }  # fmt: skip
 
 
 def test_a_split_by_time_and_labels(

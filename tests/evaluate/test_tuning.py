@@ -43,7 +43,7 @@ def tuned_context(make_context: MakeContext, folder: Path, **tune: Any) -> Stage
 
 def brute_ndcg(context: StageContext, number: int) -> float:
     """Return the score of a trial: fitted by itself, and every pair scored and sorted."""
-    with tuning._split_ratings(context) as judged:
+    with tuning.judged_ratings(context) as judged:
         trial = next(t for t in tuning.make_trials(context.config.train, context.config.tune)[0] if t.number == number)
         sizes = context.record("index")
         config = trial.config.model_copy(update={"iterations": 4})
@@ -107,7 +107,7 @@ def test_ratings_held_out_for_evaluation_have_no_part_in_a_search(make_context: 
     split = split_by(training_ratings(context), context.config.evaluate).frame.collect()
     held_out = {(r["user_index"], r["item_index"]) for r in split if r["part"] == "held_out"}
     assert held_out
-    with tuning._split_ratings(context) as judged:
+    with tuning.judged_ratings(context) as judged:
         training = {(r["user_index"], r["item_index"]) for r in judged.training.collect()}
         scored = {(r["user_index"], r["item_index"]) for r in judged.rows.collect()}
     assert not held_out & (training | scored)
