@@ -1,0 +1,120 @@
+"""A training that is interrupted: what it leaves, what it says, and that it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from recsys_spark import cli
+from recsys_spark.cli import main
+from recsys_spark.progress import Progress
+from tests.conftest import ROOT, python_path
+from tests.train.test_fit_factors import observations
+
+WriteConfig = Callable[..., str]
+
+
+def events_of_spark(folder: Path) -> list[dict[str, Any]]:
+    """Return the events of the one application whose log is in the folder."""
+    logs = [file for file in folder.rglob("*") if file.is_file() and file.name.startswith("events_")]
+    lines: list[str] = []
+    for file in sorted(logs):
+        codec = "zstd" if ".zstd" in file.name else None
+        with pa.input_stream(str(file), compression=codec) as stream:
+            lines += stream.read().decode().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def lineage(folder: Path, stage: str) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in sorted(folder.rglob(f"lineage/*-{stage}-*.json"))]
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(
+    spark: SparkSession, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "build_session", lambda app_name: spark)
+    lines = [f"u{u},i{i},{value}" for u, i, value in observations()]
+    (tmp_path / "ratings.csv").write_text("user_id,item_id,rating\n" + "\n".join(lines))
+    settings = {"rank": 3, "iterations": 16, "tolerance": 0.0, "solver": "cg", "checkpoint_interval": 2}
+    config = write_config(train=settings)
+    for stage in ("ingest", "index"):
+        assert main([stage, "--config", config, "--run-id", "cut"]) == 0
+    (tmp_path / "spark-events").mkdir()
+    options = f"--conf spark.eventLog.enabled=true --conf spark.eventLog.dir=file://{tmp_path}/spark-events"
+    submit = os.environ.get("PYSPARK_SUBMIT_ARGS", "pyspark-shell")
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "--config", config, "--run-id", "cut"]
+    job = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": python_path(), "PYSPARK_SUBMIT_ARGS": f"{options} {submit}"},
+    )
+    assert job.stderr is not None
+    said = []
+    for line in job.stderr:
+        said.append(line)
+        if " train 9/32: " in line:
+            # As a terminal does it: everything that the command has started gets the signal too.
+            os.killpg(job.pid, signal.SIGINT)
+    job.wait()
+    job.stderr.close()
+    assert job.returncode == 130, said
+    assert not any("Traceback" in line for line in said), said
+    begin = "  remedy: go on with: "
+    assert said[-2:] == ["error: interrupted\n", f"{begin}recsys-spark train --config {config} --run-id cut\n"]
+
+    described = [
+        event["Properties"] for event in events_of_spark(tmp_path) if event["Event"] == "SparkListenerJobStart"
+    ]
+    descriptions = {properties.get("spark.job.description") for properties in described}
+    assert {"train", "train: blocks of ratings", "train: checkpoint after iteration 2"} <= descriptions
+    assert {f"train: iteration {n}, {side}" for n in (1, 2, 3, 4) for side in ("users", "items")} <= descriptions
+    assert {properties.get("spark.jobGroup.id") for properties in described} <= {"cut/train", None}
+
+    told: list[str] = []
+    monkeypatch.setattr(Progress, "say", lambda self, message, **fields: told.append(message))
+    again = shlex.split(said[-1].removeprefix(begin))
+    assert main(again[1:]) == 0
+    (resumed,) = [message for message in told if "goes on after iteration" in message]
+    assert int(resumed.split("iteration ")[1].split(",")[0]) >= 4
+    events = lineage(tmp_path, "train")
+    assert [event["eventType"] for event in events] == ["START", "ABORT", "START", "COMPLETE"]
+    ids = [event["run"]["runId"] for event in events]
+    assert ids[0] == ids[1] != ids[2] == ids[3]
+    assert len({event["run"]["facets"]["parent"]["run"]["runId"] for event in lineage(tmp_path, "*")}) == 1
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(write_config: WriteConfig, tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("user_id,item_id,rating\nu,a,1\n")
+    command = ["pipeline", "--config", write_config(), "--dry-run"]
+    code = (
+        "import sys, time\n"
+        "from recsys_spark import cli\n"
+        "def wait(*_):\n    print('waiting', flush=True)\n    time.sleep(60)\n"
+        f"cli._inputs = wait\nsys.argv[1:] = {command!r}\ncli.entry_point()\n"
+    )
+    job = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": python_path()},
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline() == "waiting\n"
+    job.terminate()
+    _, said = job.communicate()
+    assert job.returncode == 130
+    assert said == "error: interrupted\n  remedy: give the same command again\n"
