@@ -23,6 +23,7 @@ from recsys_spark.command_end import (
     stop_spark,
     take_sigterm_for_ctrl_c,
     tell_end,
+    was_interrupted,
 )
 from recsys_spark.command_examples import add_examples
 from recsys_spark.config import PipelineConfig
@@ -348,7 +349,7 @@ def main(arguments: Sequence[str], *, ends_process: bool = False) -> int:
     try:
         cli.main(args=list(arguments), prog_name="recsys-spark", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
-        if ends_process and isinstance(error, KeyboardInterrupt | click.Abort):
+        if ends_process and was_interrupted(error):
             stop_spark()
         return tell_end(error)
     return 0

@@ -66,6 +66,19 @@ def _raise_sigint(number: int, frame: FrameType | None) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+def was_interrupted(error: BaseException) -> bool:
+    """Return whether a person or a scheduler has ended the command, even if cleaning up failed of it afterwards."""
+    return any(isinstance(each, KeyboardInterrupt | click.Abort) for each in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it came from: click, for one, makes another one of Ctrl-C."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__context__
+
+
 def stop_spark() -> None:
     """Stop the session, so that nothing of the jobs that were cut off is printed after the last line."""
     with suppress(Exception):
@@ -87,14 +100,15 @@ def tell_end(error: BaseException) -> int:
     int
         As in ``EXIT_CODES``.
     """
-    go_on = [note.removeprefix(_GO_ON) for note in getattr(error, "__notes__", []) if note.startswith(_GO_ON)]
+    notes = [note for each in _chain(error) for note in getattr(each, "__notes__", [])]
+    go_on = [note.removeprefix(_GO_ON) for note in notes if note.startswith(_GO_ON)]
     if isinstance(error, click.ClickException):
         error.show()
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else _PROGRAM
         click.echo(f"{_REMEDY}{path} --help shows the options, with examples", err=True)
         return 2
-    if isinstance(error, KeyboardInterrupt | click.Abort):
+    if was_interrupted(error):
         remedy = f"{_GO_ON}{go_on[-1]}" if go_on else "give the same command again"
         return _print("interrupted", remedy, INTERRUPTED)
     known = _known(error)

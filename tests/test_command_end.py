@@ -66,6 +66,19 @@ def test_a_run_that_was_cut_off_names_the_command_that_goes_on(
     assert capsys.readouterr().err.splitlines()[-1] == f"  remedy: {begin}go on with: {command}"
 
 
+def test_an_error_while_cleaning_up_does_not_hide_the_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    def clean_up_in_vain() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("the JVM is gone")
+
+    with pytest.raises(RuntimeError) as caught:
+        clean_up_in_vain()
+    assert tell_end(caught.value) == 130
+    assert capsys.readouterr().err.startswith("error: interrupted\n")
+
+
 def test_secrets_on_the_command_line_are_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt) as caught, going_on_with("recsys-spark train --set x=s3a://me:hush@bucket/x"):
         raise KeyboardInterrupt

@@ -16,6 +16,8 @@ from recsys_spark import cli
 from recsys_spark.cli import main
 from recsys_spark.errors import ContractError, NumericalError, RecsysError, error_from_worker
 from recsys_spark.progress import Progress, configure_logging, log_run_id
+from recsys_spark.run_directory import StageContext
+from recsys_spark.storage import LocalStorage
 
 WriteConfig = Callable[..., str]
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +125,32 @@ def test_exit_codes_are_fixed(
     lines = text.splitlines()
     assert sum(line.startswith("error: ") for line in lines) == 1
     assert lines[-1].startswith("  remedy: "), "the last line says what to do"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_run_that_is_cut_off_says_how_to_go_on(
+    write_config: WriteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: type[BaseException],
+) -> None:
+    begun: list[StageContext] = []
+
+    def cut_off(context: StageContext, chosen: object) -> None:
+        begun.append(context)
+        raise error
+
+    monkeypatch.setattr(cli, "build_session", lambda app_name: object())
+    monkeypatch.setattr(cli, "storage_for", lambda path, spark: LocalStorage())
+    monkeypatch.setattr(cli, "run_stages", cut_off)
+    config = write_config()
+    assert main(["ingest", "--config", config, "--set", "train.rank=3", "--force"]) in (130, 1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    # The run was given a name, and the command that goes on has it.
+    run_id = begun[0].run.run_id
+    command = f"recsys-spark ingest --config {config} --set train.rank=3 --run-id {run_id} --force"
+    assert last.startswith("  remedy: ")
+    assert last.endswith(f"go on with: {command}")
 
 
 def test_errors_of_workers_keep_their_kind_and_words() -> None:
