@@ -25,6 +25,7 @@ from recsys_spark.doctor import (
     check_python,
     checks_of_spark,
     checks_of_storage,
+    describe_worker,
 )
 from recsys_spark.errors import ConfigError
 from recsys_spark.storage import LocalStorage
@@ -171,6 +172,18 @@ def test_spark_that_does_not_start_is_said_so() -> None:
     found, session = checks_of_spark(fail)
     assert session is None
     assert [(check.ok, check.found) for check in found] == [(False, "Spark did not start got: no memory")]
+
+
+def test_a_worker_tells_the_threads_of_its_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> str:
+        (row,) = next(describe_worker(iter([]))).to_pylist()
+        return str(row["blas_threads"])
+
+    assert told() == "as many as there are cores"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert told() == "1"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "8")
+    assert told() == "8", "what is said to OpenBLAS goes before what is said to all"
 
 
 def test_workers_say_what_they_have(spark: SparkSession) -> None:

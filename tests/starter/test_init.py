@@ -170,6 +170,12 @@ def test_stray_quotes_are_ordinary_characters(tmp_path: Path, capsys: pytest.Cap
     assert (config.input.delimiter, config.input.quote) == ("\t", "")
 
 
+def test_words_between_spaces_are_no_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["user_id,title of the whole work,rating", *(f"u{n},the old book of {n},{n % 5 + 1}" for n in range(20))]
+    config = configured(written(tmp_path, "log.csv", "\n".join(lines)), tmp_path, capsys)
+    assert config.input.delimiter == ","
+
+
 def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = written(tmp_path, "ratings.csv", "user_id,item_id,rating\nu,a,1\nu,b,2\n")
     target = written(tmp_path, "conf.yaml", "mine")
