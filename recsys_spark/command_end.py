@@ -81,10 +81,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def stop_spark() -> None:
     """Stop the session, so that nothing of the jobs that were cut off is printed after the last line."""
+    # Of this process: what is active may have been forgotten with the call that was cut off. There may be none.
     with suppress(Exception):
-        session = SparkSession.getActiveSession()
-        if session is not None:
-            session.stop()
+        SparkSession.active().stop()
 
 
 def tell_end(error: BaseException) -> int:
