@@ -30,14 +30,9 @@ WriteConfig = Callable[..., str]
 
 
 def events_of_spark(folder: Path) -> list[dict[str, Any]]:
-    """Return the events of the one application whose log is in the folder."""
-    logs = [file for file in folder.rglob("*") if file.is_file() and file.name.startswith("events_")]
-    lines: list[str] = []
-    for file in sorted(logs):
-        codec = "zstd" if ".zstd" in file.name else None
-        with pa.input_stream(str(file), compression=codec) as stream:
-            lines += stream.read().decode().splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """Return the events of the one application whose log, one file of JSON lines, is in the folder."""
+    (log,) = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 def lineage(folder: Path, stage: str) -> list[dict[str, Any]]:
@@ -73,7 +68,13 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(
     settings = {"rank": 3, "iterations": 10, "tolerance": 0.0, "solver": "cg", "checkpoint_interval": 2}
     config = write_config(train=settings)
     (tmp_path / "spark-events").mkdir()
-    options = f"--conf spark.eventLog.enabled=true --conf spark.eventLog.dir=file://{tmp_path}/spark-events"
+    settings_of_log = {
+        "enabled": "true",
+        "dir": f"file://{tmp_path}/spark-events",
+        "rolling.enabled": "false",
+        "compress": "false",
+    }
+    options = " ".join(f"--conf spark.eventLog.{name}={value}" for name, value in settings_of_log.items())
     submit = os.environ.get("PYSPARK_SUBMIT_ARGS", "pyspark-shell")
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), "--config", config, "--run-id", "cut"]
     job = subprocess.Popen(
@@ -96,7 +97,9 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(
     assert said[-2:] == ["error: interrupted\n", f"{begin}recsys-spark train --config {config} --run-id cut\n"]
 
     described = [
-        event["Properties"] for event in events_of_spark(tmp_path) if event["Event"] == "SparkListenerJobStart"
+        event["Properties"]
+        for event in events_of_spark(tmp_path / "spark-events")
+        if event["Event"] == "SparkListenerJobStart"
     ]
     descriptions = {properties.get("spark.job.description") for properties in described}
     assert {"train", "train: blocks of ratings", "train: checkpoint after iteration 2"} <= descriptions
