@@ -197,8 +197,12 @@ def _csv_sample(path: str, lines: Sequence[str], encoding: tuple[object, str]) -
     if encoding[1]:
         settings["encoding"] = encoding
     body = rows if header is None else rows[1:]
+    if not body:
+        raise ConfigError(
+            "the file has a header and no rows", where=path, remedy="give a file with some rows of the log"
+        )
     names: Sequence[str | int] = range(width) if header is None else header
-    cells = list(zip(*body, strict=True)) if body else [()] * width
+    cells = zip(*body, strict=True)
     columns = tuple(SampleColumn(name, tuple(column)) for name, column in zip(names, cells, strict=True))
     n_rows = len(lines) - (header is not None)
     return Sample(path, settings, columns, n_rows, n_rows - len(body))
