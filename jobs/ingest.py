@@ -1,8 +1,6 @@
 """Run the ingest stage. For spark-submit; the same as ``recsys-spark ingest``."""
 
-import sys
-
-from recsys_spark.cli import main
+from recsys_spark.cli import entry_point
 
 if __name__ == "__main__":
-    sys.exit(main(["ingest", *sys.argv[1:]]))
+    entry_point("ingest")

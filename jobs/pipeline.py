@@ -1,8 +1,6 @@
 """Run all stages in one Spark session. For spark-submit; the same as ``recsys-spark pipeline``."""
 
-import sys
-
-from recsys_spark.cli import main
+from recsys_spark.cli import entry_point
 
 if __name__ == "__main__":
-    sys.exit(main(["pipeline", *sys.argv[1:]]))
+    entry_point("pipeline")

@@ -24,7 +24,13 @@ log = logging.getLogger("recsys_spark")
 
 
 @click.command()
-@click.option("--config", "config_path", metavar="FILE", help="Test the storage of its output.path, in a new folder.")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(),
+    metavar="FILE",
+    help="Test the storage of its output.path, in a new folder.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting.")
 @click.option(
     "--most", type=click.IntRange(min=1), metavar="N", help="Operations of an act that are hit; default: all."

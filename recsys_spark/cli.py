@@ -1,12 +1,11 @@
 """The command line: one command per stage, the whole pipeline, and a look at a published table.
 
-Exit codes: 0 ok, 2 configuration, 3 data contract or gate, 4 numerical, 1 anything else.
+The exit codes are those of ``command_end``.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -17,28 +16,31 @@ from rich.console import Console
 
 from recsys_spark import __version__
 from recsys_spark.chaos_cli import chaos
+from recsys_spark.command_end import (
+    EXIT_CODES,
+    command_line,
+    going_on_with,
+    stop_spark,
+    take_sigterm_for_ctrl_c,
+    tell_end,
+    was_interrupted,
+)
+from recsys_spark.command_examples import add_examples
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config_file import load_config
 from recsys_spark.config_reference import reference
-from recsys_spark.errors import (
-    ConfigError,
-    RecsysError,
-    error_from_full_disk,
-    error_from_reader,
-    error_from_worker,
-)
+from recsys_spark.errors import ConfigError
 from recsys_spark.ingest.headers import list_inputs
 from recsys_spark.ingest.log_files import check_interval, list_log
 from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
 from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import require_done, run_stages, stages
-from recsys_spark.progress import JsonLines, Progress, configure_logging
-from recsys_spark.publication_log import current_publication, log_folder
+from recsys_spark.progress import Progress, configure_logging, log_run_id
+from recsys_spark.publication_log import current_publication
 from recsys_spark.redaction import redact
 from recsys_spark.report.explanation import explain_user
 from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
 from recsys_spark.report.plan_table import print_plan
-from recsys_spark.report.stage import page_path
 from recsys_spark.report.stored_run import StoredRun
 from recsys_spark.report.summary import print_summary
 from recsys_spark.report.user_page import print_user, read_user
@@ -47,6 +49,7 @@ from recsys_spark.report_commands import export_metrics, report
 from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
 from recsys_spark.runs_cli import COMMANDS
 from recsys_spark.session import build_session
+from recsys_spark.setup_commands import completion, doctor, init
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 from recsys_spark.table_files import list_table_files
 from recsys_spark.tables import SIMILAR_ITEMS, SIMILAR_USERS
@@ -54,8 +57,6 @@ from recsys_spark.train import TrainingPlan
 from recsys_spark.train.exchange_choice import choose_exchange
 from recsys_spark.train.plan_of_run import plan_run
 from recsys_spark.tune_command import tune
-
-log = logging.getLogger(__name__)
 
 _DESCRIPTIONS = {
     "ingest": "Read the raw log: ratings, and what had to be set aside.",
@@ -67,10 +68,9 @@ _DESCRIPTIONS = {
     "publish": "Check the table and make it the one that readers see.",
     "pipeline": "Run all stages in one Spark session and print a summary.",
 }
-_EXIT_CODES = "Exit codes: 0 ok, 2 configuration, 3 data contract or gate, 4 numerical, 1 anything else."
 
 
-@click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def cli() -> None:
     """Rating logs in, per-user top-N tables out."""
@@ -78,7 +78,14 @@ def cli() -> None:
 
 def _stage_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
-        click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML)."),
+        click.option(
+            "--config",
+            "config_path",
+            type=click.Path(),
+            required=True,
+            metavar="FILE",
+            help="Pipeline configuration (YAML).",
+        ),
         click.option(
             "--set",
             "overrides",
@@ -112,13 +119,13 @@ def _stage_command(name: str, names: Sequence[str]) -> click.Command:
     def command(**arguments: Any) -> None:
         _run(name, names, **arguments)
 
-    return click.command(name, help=_DESCRIPTIONS[name], epilog=_EXIT_CODES)(command)
+    return click.command(name, help=_DESCRIPTIONS[name])(command)
 
 
 for _name in STAGES[:-1]:
     cli.add_command(_stage_command(_name, (_name,)))
 cli.add_command(_stage_command("pipeline", STAGES))
-for _command in (*COMMANDS, chaos, report, export_metrics, tune):
+for _command in (*COMMANDS, chaos, report, export_metrics, tune, init, doctor, completion):
     cli.add_command(_command)
 
 
@@ -155,8 +162,11 @@ def _run(
         _print_plan(config, run, names, interval, [(file.path, file.size) for file in files])
         return
     context = StageContext(spark, config, run, storage, progress, interval, must_resume, force)
-    progress.say(f"run {run.run_id} in {run.path}", run_id=run.run_id)
-    run_stages(context, stages(names))
+    log_run_id(run.run_id)
+    progress.say(f"run {run.run_id} in {run.path}")
+    options = {"config": config_path, "set": overrides, "run_id": run.run_id, "date": date, "start": start, "end": end}
+    with going_on_with(command_line(name, **options, force=force)):
+        run_stages(context, stages(names))
     if name == "pipeline" and log_format == "text":
         print_summary(_console(), context, {stage.name: stage.tables for stage in stages()})
 
@@ -202,17 +212,18 @@ def _print_plan(
     echo(f"interval: {interval.start.isoformat()} to {interval.end.isoformat()}" if interval else "interval: all times")
     echo("\n# plan, and where each stage writes")
     for stage in stages(names):
-        elsewhere = page_path(run) if stage.name == "report" else log_folder(config.output.path)
-        targets = [run.table_path(table) for table in stage.tables] or [elsewhere]
+        targets = stage.targets(run)
         echo(f"{stage.name:<10} {targets[0]}")
         for target in targets[1:]:
             echo(f"{'':<10} {target}")
     echo("\nnothing was written (--dry-run)")
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command()
 @click.argument("user_id")
-@click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML).")
+@click.option(
+    "--config", "config_path", type=click.Path(), required=True, metavar="FILE", help="Pipeline configuration (YAML)."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
 @click.option("--date", metavar="DAY", help="The table published for this day; default: the current one.")
 def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | None) -> None:
@@ -222,9 +233,11 @@ def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | N
     print_user(console, read_user(run, storage, user_id, spark, duplicates=duplicates), longest_history=30)
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command()
 @click.argument("row_id", metavar="ID")
-@click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML).")
+@click.option(
+    "--config", "config_path", type=click.Path(), required=True, metavar="FILE", help="Pipeline configuration (YAML)."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
 @click.option("--date", metavar="DAY", help="The table published for this day; default: the current one.")
 @click.option("--users", "of_users", is_flag=True, help="ID is a user's, not an item's.")
@@ -251,10 +264,12 @@ def _open_published(
     return console, entry.run(root), storage, spark
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command()
 @click.argument("user_id")
 @click.option("--item", "item_id", metavar="ID", help="The item to explain, listed or not; default: the whole list.")
-@click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML).")
+@click.option(
+    "--config", "config_path", type=click.Path(), required=True, metavar="FILE", help="Pipeline configuration (YAML)."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
 @click.option("--date", metavar="DAY", help="The table published for this day; default: the current one.")
 def why(user_id: str, item_id: str | None, config_path: str, overrides: Sequence[str], date: str | None) -> None:
@@ -267,8 +282,10 @@ def why(user_id: str, item_id: str | None, config_path: str, overrides: Sequence
     print_why(console, explained, stored.titles(shown_ids(explained)), in_full=item_id is not None)
 
 
-@cli.command(epilog=_EXIT_CODES)
-@click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML).")
+@cli.command()
+@click.option(
+    "--config", "config_path", type=click.Path(), required=True, metavar="FILE", help="Pipeline configuration (YAML)."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
 @click.option("--run-id", metavar="ID", help="A run whose index stage is done.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -305,10 +322,13 @@ def _show_plan(found: TrainingPlan, reason: str, log_format: str) -> None:
         print_plan(_console(), found, reason)
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command()
 def settings() -> None:
     """Print the reference of all settings, as Markdown."""
     click.echo(reference(), nl=False)
+
+
+add_examples(cli)
 
 
 def _console() -> Console:
@@ -317,54 +337,31 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=160)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], *, ends_process: bool = False) -> int:
     """Run one command and return its exit code; errors that a user can act on are printed, never raised.
 
     Parameters
     ----------
     arguments : sequence of str
         The command and its options, without the program's name.
+    ends_process : bool
+        Whether nothing comes after it: a command that is interrupted then stops Spark.
 
     Returns
     -------
     int
-        0 ok, 2 configuration, 3 data contract or gate, 4 numerical, 1 anything else.
+        0 ok, 2 configuration, 3 data contract or gate, 4 numerical, 130 interrupted, 1 anything else.
     """
     try:
         cli.main(args=list(arguments), prog_name="recsys-spark", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; the same command with the same --run-id goes on from the last finished stage", 1)
-    except RecsysError as error:
-        return _fail(str(error), error.exit_code)
-    except Exception as error:
-        text = str(error)
-        known = error_from_worker(text) or error_from_reader(text) or error_from_full_disk(text)
-        if known is not None:
-            return _fail(str(known), known.exit_code)
-        configure_logging_if_needed()
-        log.exception("unexpected error")
-        first = text.strip().splitlines()
-        return _fail(f"{type(error).__name__}: {first[0] if first else ''} (the trace is above)", 1)
+    except (Exception, KeyboardInterrupt) as error:
+        if ends_process and was_interrupted(error):
+            stop_spark()
+        return tell_end(error)
     return 0
 
 
-def configure_logging_if_needed() -> None:
-    """Make sure that a trace is seen even if the command failed before it set up its log."""
-    if not logging.getLogger("recsys_spark").handlers:
-        configure_logging("text")
-
-
-def _fail(message: str, code: int) -> int:
-    if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger("recsys_spark").handlers):
-        log.error(message, extra={"fields": {"exit_code": code}})
-    else:
-        click.echo(redact(f"error: {message}"), err=True)
-    return code
-
-
-def entry_point() -> None:
-    """Run the console script."""
-    sys.exit(main(sys.argv[1:]))
+def entry_point(*first: str) -> None:
+    """Run the console script, or a job; ``first`` stands before the arguments that the process was given."""
+    take_sigterm_for_ctrl_c()
+    sys.exit(main([*first, *sys.argv[1:]], ends_process=True))

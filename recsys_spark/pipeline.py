@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +18,10 @@ import recsys_spark.recommend.stage as recommend_stage
 import recsys_spark.report.stage as report_stage
 import recsys_spark.train.stage as train_stage
 from recsys_spark.errors import ConfigError
+from recsys_spark.job_labels import labelled_jobs
 from recsys_spark.lease import Lease, held
+from recsys_spark.lineage import Dataset, EventType, StageEvents, outside_inputs
+from recsys_spark.publication_log import log_folder
 from recsys_spark.redaction import redacted
 from recsys_spark.run_directory import STAGES, Run, StageContext, start_run
 from recsys_spark.storage import Storage
@@ -34,6 +37,11 @@ class Stage:
     run: Callable[[StageContext], dict[str, Any]]
     tables: tuple[Table, ...]
     needs: tuple[str, ...]
+
+    def targets(self, run: Run) -> list[str]:
+        """Return where the stage writes: its tables, or what it has instead of tables."""
+        elsewhere = report_stage.page_path(run) if self.name == "report" else log_folder(run.root)
+        return [run.table_path(table) for table in self.tables] or [elsewhere]
 
 
 _ALL = {
@@ -119,7 +127,7 @@ def _run_stage(context: StageContext, stage: Stage) -> None:
         storage.remove(run.table_path(table))
     context.progress.say(f"{stage.name}: started", stage=stage.name)
     started, clock = datetime.now(UTC), time.monotonic()
-    details = stage.run(context)
+    details = _run_with_events(replace(context, tables_read={}), stage)
     seconds = round(time.monotonic() - clock, 3)
     record = {
         "stage": stage.name,
@@ -131,6 +139,44 @@ def _run_stage(context: StageContext, stage: Stage) -> None:
     }
     storage.write_text(run.stage_record(stage.name), json.dumps(redacted(record), indent=2, ensure_ascii=False))
     context.progress.say(f"{stage.name}: done after {seconds:.1f} s", stage=stage.name, seconds=seconds)
+
+
+def _run_with_events(context: StageContext, stage: Stage) -> dict[str, Any]:
+    """Run a stage, and write down what it has read and written."""
+    if not context.leaves_lineage:
+        return _run_labelled(context, stage)
+    events = StageEvents(context, stage.name)
+    events.write("START")
+    try:
+        details = _run_labelled(context, stage)
+    except BaseException as error:
+        kind: EventType = "FAIL" if isinstance(error, Exception) else "ABORT"
+        # What it may have written is no table of the run: nobody reads it.
+        events.write(kind, _inputs(context, stage, []), (), error)
+        raise
+    log_files = [file["path"] for file in details.get("inputs", [])]
+    events.write("COMPLETE", _inputs(context, stage, log_files), _outputs(context, stage))
+    return details
+
+
+def _run_labelled(context: StageContext, stage: Stage) -> dict[str, Any]:
+    """Run a stage under its name in Spark's pages."""
+    with labelled_jobs(context.spark, stage.name, group=f"{context.run.run_id}/{stage.name}"):
+        return stage.run(context)
+
+
+def _inputs(context: StageContext, stage: Stage, log_files: list[str]) -> list[Dataset]:
+    own = {table.name for table in stage.tables}
+    earlier = [table for name, table in context.tables_read.items() if name not in own]
+    return outside_inputs(context.config, stage.name, log_files) + [
+        Dataset.of_table(context.run.table_path(table), table) for table in earlier
+    ]
+
+
+def _outputs(context: StageContext, stage: Stage) -> list[Dataset]:
+    found = [place for place in stage.targets(context.run) if context.storage.exists(place)]
+    tables = {context.run.table_path(table): table for table in stage.tables}
+    return [Dataset.of_table(place, tables[place]) if place in tables else Dataset(place) for place in found]
 
 
 def _tell_done(context: StageContext, stage: Stage) -> None:

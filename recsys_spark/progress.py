@@ -21,7 +21,9 @@ log = logging.getLogger("recsys_spark")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per line: time, level, message, and the fields given as ``extra={"fields": ...}``."""
+    """One JSON object per line: time, level, run id, message, and the fields given as ``extra={"fields": ...}``."""
+
+    run_id: str | None = None
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of JSON."""
@@ -30,6 +32,8 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
+        if self.run_id is not None:
+            line["run_id"] = self.run_id
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
@@ -62,6 +66,13 @@ def configure_logging(log_format: Literal["text", "json"]) -> None:
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+def log_run_id(run_id: str) -> None:
+    """Put the run's id into every line of a JSON log from here on."""
+    for handler in log.handlers:
+        if isinstance(handler.formatter, JsonLines):
+            handler.formatter.run_id = run_id
 
 
 class Progress:

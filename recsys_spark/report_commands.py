@@ -20,7 +20,9 @@ from recsys_spark.run_directory import STAGES, Run, StageContext, find_runs, saf
 from recsys_spark.session import build_session
 from recsys_spark.storage import Storage, is_local, join, read_json, storage_for
 
-_CONFIG = click.option("--config", "config_path", metavar="FILE", required=True, help="Pipeline configuration (YAML).")
+_CONFIG = click.option(
+    "--config", "config_path", type=click.Path(), metavar="FILE", required=True, help="Pipeline configuration (YAML)."
+)
 _SET = click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting.")
 _OUTPUT = click.option("--output", metavar="FILE", help="Write there, on this machine or any storage.")
 

@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -57,7 +57,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """All that a stage is given: session, configuration, run, interval, and where to say how far it is."""
+    """All that a stage is given: session, configuration, run, interval, and where to say how far it is.
+
+    ``tables_read`` fills with the tables of the run that the stage has read, by name; with ``leaves_lineage``, every
+    attempt leaves events that name them.
+    """
 
     spark: SparkSession
     config: PipelineConfig
@@ -67,9 +71,12 @@ class StageContext:
     interval: Interval | None = None
     must_resume: bool = False
     force: bool = False
+    leaves_lineage: bool = True
+    tables_read: dict[str, Table] = field(default_factory=dict, compare=False)
 
     def read(self, table: Table) -> DataFrame:
         """Read a table of this run."""
+        self.tables_read[table.name] = table
         return table.read(self.spark, self.run.table_path(table))
 
     def write(self, table: Table, frame: DataFrame) -> None:

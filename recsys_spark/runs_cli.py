@@ -54,7 +54,14 @@ class _Place:
 def _with_config(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting."),
-        click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML)."),
+        click.option(
+            "--config",
+            "config_path",
+            type=click.Path(),
+            required=True,
+            metavar="FILE",
+            help="Pipeline configuration (YAML).",
+        ),
     ):
         command = option(command)
     return command

@@ -191,13 +191,13 @@ def session_limits(spark: SparkSession) -> SessionLimits:
         worker_bytes=None if part is None else max(0, part - reserved),
         reserved_bytes=reserved,
         # A client's machine need not be the server's.
-        machine_bytes=None if is_connect(spark) else _machine_bytes(),
+        machine_bytes=None if is_connect(spark) else machine_bytes(),
         message_bytes=_CONNECT_MESSAGE_BYTES if is_connect(spark) else None,
         is_local=_is_local(spark) and not is_connect(spark),
     )
 
 
-def _machine_bytes() -> int | None:
+def machine_bytes() -> int | None:
     """Return this machine's memory, or that of the container the process is in."""
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

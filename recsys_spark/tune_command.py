@@ -23,7 +23,9 @@ from recsys_spark.storage import join, storage_for
 
 
 @click.command()
-@click.option("--config", "config_path", required=True, metavar="FILE", help="Pipeline configuration (YAML).")
+@click.option(
+    "--config", "config_path", type=click.Path(), required=True, metavar="FILE", help="Pipeline configuration (YAML)."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
 @click.option("--run-id", metavar="ID", help="A run whose index stage is done.")
 @click.option("--output", metavar="FILE", help="Where the configuration with the best settings goes. Default: the run.")

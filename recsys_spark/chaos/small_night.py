@@ -38,10 +38,10 @@ def run_small_night(root: str, run_id: str, storage: Storage) -> None:
     """Run all stages of a small pipeline, from nothing or from where an attempt was cut off, and publish."""
     settings = {"name": "chaos", "input": {"path": "-"}, "output": {"path": root, "check_room": False}}
     config = PipelineConfig.model_validate(settings)
-    # None of these stages needs a session.
-    context = StageContext(
-        cast(SparkSession, None), config, small_run(root, run_id), storage, SilentProgress(), force=False
-    )
+    # None of these stages needs a session. Lineage is for people: what a fault does to it harms no reader.
+    nothing = cast(SparkSession, None)
+    run, progress = small_run(root, run_id), SilentProgress()
+    context = StageContext(nothing, config, run, storage, progress, force=False, leaves_lineage=False)
     run_stages(context, [_stage(name) for name in _NAMES])
 
 

@@ -111,24 +111,25 @@ def _first_line(config: InputConfig, storage: Storage, file: FileStatus) -> str 
         raise ConfigError(
             "the file is UTF-16", where=file.path, allowed="utf-8 or iso-8859-1", remedy="convert it to UTF-8"
         )
-    lines = _lines_of(head.removeprefix(b"\xef\xbb\xbf").decode(config.encoding, errors="replace"))
+    lines = lines_of(head.removeprefix(b"\xef\xbb\xbf").decode(config.encoding, errors="replace"))
     if config.header or not lines:
         return lines[0] if lines else None
     if len(head) == _HEAD_BYTES and len(lines) == 1:
-        lines = _lines_of(storage.read_head(file.path, _LONG_HEAD_BYTES).decode(config.encoding, errors="replace"))
+        lines = lines_of(storage.read_head(file.path, _LONG_HEAD_BYTES).decode(config.encoding, errors="replace"))
     # The last line may be cut off, and the first one may be damaged: neither decides how many columns there are.
     whole = lines[:_LINES_LOOKED_AT] if len(lines) == 1 else lines[:-1][:_LINES_LOOKED_AT]
-    widths = [len(_split(line, config.delimiter, config.quote)) for line in whole]
+    widths = [len(split_line(line, config.delimiter, config.quote)) for line in whole]
     return whole[widths.index(Counter(widths).most_common(1)[0][0])]
 
 
-def _lines_of(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text that are not empty."""
     # Only the line ends that Spark's reader knows: str.splitlines would also split at form feeds and others.
     return [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
 
 
 def _layout(config: InputConfig, path: str, line: str) -> CsvLayout:
-    cells = _split(line, config.delimiter, config.quote)
+    cells = split_line(line, config.delimiter, config.quote)
     wanted = mapped_columns(config)
     if not config.header:
         for role, column in wanted.items():
@@ -147,7 +148,8 @@ def _layout(config: InputConfig, path: str, line: str) -> CsvLayout:
     return CsvLayout(line, len(cells), {role: cells.index(str(column)) for role, column in wanted.items()})
 
 
-def _split(line: str, delimiter: str, quote: str) -> list[str]:
+def split_line(line: str, delimiter: str, quote: str) -> list[str]:
+    """Return the cells of one line."""
     if len(delimiter) > 1:
         return [cell.strip(quote) if quote else cell for cell in line.split(delimiter)]
     quoting: Any = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
@@ -177,9 +179,11 @@ def _column_problem(config: InputConfig, path: str, role: str, column: str, cell
 
 def _delimiter_remedy(config: InputConfig, line: str, n_wanted: int) -> str:
     """Return the delimiter that would split the line into enough columns where the configured one does not."""
-    if len(_split(line, config.delimiter, config.quote)) >= n_wanted:
+    if len(split_line(line, config.delimiter, config.quote)) >= n_wanted:
         return ""
-    better = [d for d in _OTHER_DELIMITERS if d != config.delimiter and len(_split(line, d, config.quote)) >= n_wanted]
+    better = [
+        d for d in _OTHER_DELIMITERS if d != config.delimiter and len(split_line(line, d, config.quote)) >= n_wanted
+    ]
     if not better:
         return "check input.delimiter and input.columns"
     return f"the delimiter looks like {better[0]!r}: set input.delimiter"
@@ -211,7 +215,7 @@ def check_json_fields(config: InputConfig, storage: Storage, files: Sequence[Fil
 
 def _fields_in(head: str) -> set[str]:
     fields: set[str] = set()
-    for line in _lines_of(head)[:1000]:
+    for line in lines_of(head)[:1000]:
         try:
             row = json.loads(line)
         except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.errors import ConfigError
 from recsys_spark.features import ItemFeatures
+from recsys_spark.job_labels import labelled_jobs
 from recsys_spark.kernels.arrays import Float32Array
 from recsys_spark.rating_blocks import choose_n_blocks
 from recsys_spark.rating_split import split_ratings
@@ -138,7 +140,8 @@ def fit_factors(
     n_blocks = config.n_blocks or choose_n_blocks(limits.cores, given.n, max(n_users, n_items), width)
     started = time.monotonic()
     told = _side_information(config, features, n_items)
-    users, items = sides = block_ratings(training, n_users, n_items, n_blocks, splits_hot=told is None)
+    with labelled_jobs(spark, f"{title}: blocks of ratings"):
+        users, items = sides = block_ratings(training, n_users, n_items, n_blocks, splits_hot=told is None)
     exchange: Exchange | None = None
     try:
         blocking_seconds = time.monotonic() - started
@@ -151,7 +154,7 @@ def fit_factors(
         constant = constant_of_rows(config, given.constant)
         exchange = _make_exchange(spark, config, constant, plan, continuation, told)
         validation = None if held_back is None else Validation(HeldBack(held_back, constant), config)
-        iterate = _Iterations(config, exchange, validation, _with_features(continuation, told), progress, title)
+        iterate = _Iterations(spark, config, exchange, validation, _with_features(continuation, told), progress, title)
         with progress.steps(title, iterate.parts * config.iterations) as steps:
             iterate.run(users, items, training, steps)
         model = _model(iterate, given, sides, config, blocking_seconds)
@@ -208,6 +211,7 @@ class _Iterations:
 
     def __init__(
         self,
+        spark: SparkSession,
         config: TrainConfig,
         exchange: Exchange,
         validation: Validation | None,
@@ -217,7 +221,7 @@ class _Iterations:
     ) -> None:
         self._config, self._exchange, self._validation = config, exchange, validation
         self._continuation, self._checkpoints = continuation, continuation.checkpoints
-        self._progress, self._title = progress, title
+        self._spark, self._progress, self._title = spark, progress, title
         self.state = LoopState(config, exchange)
 
     @property
@@ -239,7 +243,8 @@ class _Iterations:
                 steps.done(f"{step.side}, objective {step.objective:,.6g}", side=step.side, objective=step.objective)
             is_over = self._validate() | self.state.has_converged()
             if self._checkpoints is not None and fingerprints is not None and not is_over:
-                self._checkpoints.save_if_due(self.state, fingerprints, self.best)
+                with self._labelled(f"checkpoint after iteration {self.state.iteration}"):
+                    self._checkpoints.save_if_due(self.state, fingerprints, self.best)
             self._let_go()
 
     def _fingerprints(self, training: DataFrame) -> Fingerprints:
@@ -261,15 +266,23 @@ class _Iterations:
 
     def _solve(self, iteration: int, users: SideBlocks, items: SideBlocks) -> Iterator[HalfIteration]:
         if self._config.updates == "simultaneous":
-            yield self.state.step_both(iteration, users, items)
+            with self._labelled(f"iteration {iteration}, both sides"):
+                step = self.state.step_both(iteration, users, items)
+            yield step
             return
         for rows, fixed in ((users, items), (items, users)):
-            yield self.state.solve(iteration, rows, fixed)
+            with self._labelled(f"iteration {iteration}, {rows.side.name}"):
+                step = self.state.solve(iteration, rows, fixed)
+            yield step
+
+    def _labelled(self, what: str) -> AbstractContextManager[None]:
+        return labelled_jobs(self._spark, f"{self._title}: {what}")
 
     def _validate(self) -> bool:
         if self._validation is None:
             return False
-        loss = self._validation.loss(self._exchange)
+        with self._labelled(f"validation after iteration {self.state.iteration}"):
+            loss = self._validation.loss(self._exchange)
         self.state.note_validation(loss)
         return self._validation.note(self._exchange.vectors, loss)
 

@@ -16,7 +16,9 @@ import pytest
 from recsys_spark import cli
 from recsys_spark.cli import main
 from recsys_spark.errors import ContractError, NumericalError, RecsysError, error_from_full_disk, error_from_worker
-from recsys_spark.progress import Progress, configure_logging
+from recsys_spark.progress import Progress, configure_logging, log_run_id
+from recsys_spark.run_directory import StageContext
+from recsys_spark.storage import LocalStorage
 
 WriteConfig = Callable[..., str]
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +94,8 @@ def test_mistakes_on_the_command_line_exit_with_2(
     text = capsys.readouterr().err
     assert expected in text
     assert "Traceback" not in text
+    # Of mistakes in a configuration, each problem has a remedy of its own.
+    assert "remedy: " in text.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,7 @@ def test_mistakes_on_the_command_line_exit_with_2(
         (NumericalError("broken"), 4),
         (RecsysError("broken"), 1),
         (ZeroDivisionError("broken"), 1),
-        (KeyboardInterrupt(), 1),
+        (KeyboardInterrupt(), 130),
     ],
 )
 def test_exit_codes_are_fixed(
@@ -119,7 +123,35 @@ def test_exit_codes_are_fixed(
     assert main(["ingest", "--config", write_config(), "--dry-run"]) == code
     text = capsys.readouterr().err
     assert ("Traceback" in text) == isinstance(error, ZeroDivisionError)
-    assert text.splitlines()[-1].startswith("error: ")
+    lines = text.splitlines()
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    assert lines[-1].startswith("  remedy: "), "the last line says what to do"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_run_that_is_cut_off_says_how_to_go_on(
+    write_config: WriteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: type[BaseException],
+) -> None:
+    begun: list[StageContext] = []
+
+    def cut_off(context: StageContext, chosen: object) -> None:
+        begun.append(context)
+        raise error
+
+    monkeypatch.setattr(cli, "build_session", lambda app_name: object())
+    monkeypatch.setattr(cli, "storage_for", lambda path, spark: LocalStorage())
+    monkeypatch.setattr(cli, "run_stages", cut_off)
+    config = write_config()
+    assert main(["ingest", "--config", config, "--set", "train.rank=3", "--force"]) in (130, 1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    # The run was given a name, and the command that goes on has it.
+    run_id = begun[0].run.run_id
+    command = f"recsys-spark ingest --config {config} --set train.rank=3 --run-id {run_id} --force"
+    assert last.startswith("  remedy: ")
+    assert last.endswith(f"go on with: {command}")
 
 
 def test_errors_of_workers_keep_their_kind_and_words() -> None:
@@ -165,6 +197,7 @@ def test_every_job_is_the_command_of_its_name(
 
 def test_json_log_has_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("json")
+    log_run_id("r1")
     progress = Progress()
     progress.say('a "quoted" line\nof two', rows=3)
     with progress.steps("train", 2) as steps:
@@ -173,6 +206,7 @@ def test_json_log_has_one_object_per_line(capsys: pytest.CaptureFixture[str]) ->
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert next(line["message"] for line in lines) == 'a "quoted" line\nof two'
     assert lines[0]["rows"] == 3
+    assert {line["run_id"] for line in lines} == {"r1"}
     assert [line["objective"] for line in lines[1:]] == [1.5, 1.25]
     assert lines[1]["eta_seconds"] >= 0
     logging.getLogger("recsys_spark").handlers.clear()

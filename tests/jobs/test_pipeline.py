@@ -21,6 +21,7 @@ from recsys_spark.cli import main
 from recsys_spark.session import SessionLimits
 from recsys_spark.train import plan_of_run
 from tests.conftest import small_config
+from tests.test_lineage import events_in
 
 WriteConfig = Callable[..., str]
 
@@ -102,6 +103,34 @@ def test_pipeline_publishes_a_table_that_keeps_every_promise(published: tuple[Pa
     assert manifest["run"]["config"]["train"]["rank"] == 2
     assert len(manifest["run"]["code_fingerprint"]) == 16
     assert manifest["stages"]["recommend"]["schemas"]["recommendations"].startswith("struct<user_id:string,")
+
+
+def test_every_stage_leaves_its_lineage_and_has_jobs_of_its_name(
+    spark: SparkSession, published: tuple[Path, list[str], str]
+) -> None:
+    folder, _, _ = published
+    run = only_run(folder)
+    events = events_in(run)
+    kinds = [(event["job"]["name"].removeprefix("test."), event["eventType"]) for event in events]
+    names = ["ingest", "index", "train", "recommend", "evaluate", "publish", "report"]
+    assert kinds == [(name, kind) for name in names for kind in ("START", "COMPLETE")]
+    whole = {event["job"]["name"].removeprefix("test."): event for event in events if event["eventType"] == "COMPLETE"}
+    places = {
+        (name, way): {Path(dataset["name"]).name for dataset in event[way]}
+        for name, event in whole.items()
+        for way in ("inputs", "outputs")
+    }
+    assert places["ingest", "inputs"] == {"ratings.csv", "items.csv"}
+    assert places["ingest", "outputs"] == {"ratings", "quarantine", "catalogue"}
+    assert "ratings" in places["index", "inputs"]
+    assert places["train", "inputs"] == {"indexed_ratings", "user_index", "item_index"}
+    assert places["train", "outputs"] == {"user_factors", "item_factors"}
+    assert {"recommendations", "recommendation_rows", "similar_items"} <= places["recommend", "outputs"]
+    assert "recommendations" in places["publish", "inputs"]
+    assert places["publish", "outputs"] == {"publication_log"}
+    tracker = spark.sparkContext.statusTracker()
+    for name in ("ingest", "train", "recommend"):
+        assert len(tracker.getJobIdsForGroup(f"{run.name.removeprefix('run=')}/{name}")) > 0, name
 
 
 def test_pipeline_prints_a_summary(published: tuple[Path, list[str], str]) -> None:

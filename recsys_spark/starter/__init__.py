@@ -1,0 +1,1 @@
+"""A first configuration, guessed from a sample of a log: what ``recsys-spark init`` writes."""
