@@ -12,12 +12,12 @@ from pyspark.ml.base import Estimator
 from pyspark.ml.util import DefaultParamsReadable
 from pyspark.sql import DataFrame
 
-from recsys_spark.errors import RowError
+from recsys_spark.errors import ConfigError, NumericalError, RowError
 from recsys_spark.factor_tables import factor_table
 from recsys_spark.ml.als_model import ALSModel
 from recsys_spark.ml.fitted import FittedFactors
 from recsys_spark.ml.ids import NumberedIds
-from recsys_spark.ml.params import ALSParams
+from recsys_spark.ml.params import ALSParams, in_params
 from recsys_spark.ml.ratings import IndexedRatings, indexed_ratings
 from recsys_spark.ml.saved import ParamsWritable
 from recsys_spark.progress import Progress
@@ -125,7 +125,9 @@ class ALS(Estimator[ALSModel], ALSParams, ParamsWritable, DefaultParamsReadable[
             except RowError as error:
                 numbered = ratings.users if error.side == USERS.name else ratings.items
                 where = f"{error.side[:-1]} {numbered.ids[error.row].as_py()!r}"
-                raise RowError(str(error), error.side, error.row, where=where) from error
+                raise RowError(in_params(str(error)), error.side, error.row, where=where) from error
+            except (ConfigError, NumericalError) as error:
+                raise type(error)(in_params(str(error))) from error
             model = ALSModel(_factors(dataset, fitted, ratings))
         return self._copyValues(model._resetUid(self.uid))
 

@@ -26,19 +26,27 @@ class ALSModel(Model, ALSModelParams, ParamsWritable, MLReadable["ALSModel"]):
 
     Parameters
     ----------
-    factors : FittedFactors
-        `ALS.fit` and `ALSModel.load` make it.
+    factors : FittedFactors, optional
+        `ALS.fit` and `ALSModel.load` give it; a model without can be asked for nothing but to load another.
     """
 
-    def __init__(self, factors: FittedFactors) -> None:
+    def __init__(self, factors: FittedFactors | None = None) -> None:
         super().__init__()
-        self._factors = factors
+        self._fitted = factors
 
     def __repr__(self) -> str:
         """Return the uid and what the model has."""
-        found = self._factors
+        if self._fitted is None:
+            return f"ALSModel: uid={self.uid}, not fitted"
+        found = self._fitted
         biases = ", biases" if found.biases else ""
         return f"ALSModel: uid={self.uid}, rank={found.rank}, {found.n_users:,} users, {found.n_items:,} items{biases}"
+
+    @property
+    def _factors(self) -> FittedFactors:
+        if self._fitted is None:
+            raise ConfigError("this model was not fitted", where=self.uid, remedy="use ALS.fit, or ALSModel.load")
+        return self._fitted
 
     @property
     def rank(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any, Final, Self
 
 import pydantic
@@ -168,6 +169,11 @@ class ALSParams(ALSModelParams, _ALSParams):
             )
         except pydantic.ValidationError as error:
             raise _out_of_range(error) from None
+
+
+def in_params(text: str) -> str:
+    """Return what training says of its configuration, in terms of params."""
+    return re.sub(r"\btrain\.(\w+)", lambda found: _PARAM_OF_FIELD.get(found[1], found[0]), text)
 
 
 def _out_of_range(error: pydantic.ValidationError) -> ConfigError:

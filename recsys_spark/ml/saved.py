@@ -104,7 +104,7 @@ class FactorsReader(MLReader["ALSModel"]):
         spark = self.sparkSession
         if not storage_for(path, spark).exists(join(path, "metadata")):
             raise ConfigError("no model was saved there", where=path)
-        metadata = DefaultParamsReader.loadMetadata(path, spark)
+        metadata = DefaultParamsReader.loadMetadata(literal_path(path), spark)
         if metadata["class"] != f"{self._kind.__module__}.{self._kind.__qualname__}":
             raise ConfigError(
                 "what was saved there is something else",

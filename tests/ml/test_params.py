@@ -10,6 +10,7 @@ from pyspark.ml.recommendation import ALS as MLlibALS
 
 from recsys_spark.errors import ConfigError
 from recsys_spark.ml import ALS, ALSModel
+from recsys_spark.ml.params import in_params
 from recsys_spark.ml.ratings import _storage_level
 
 
@@ -102,6 +103,18 @@ def test_params_out_of_range_are_named(params: dict[str, Any], names: list[str])
         ALS(**params).train_config()
     for name in names:
         assert name in str(caught.value)
+
+
+def test_errors_of_training_name_params() -> None:
+    said = "where: train.rank 99, remedy: raise train.n_blocks above 4, or set train.exchange: route"
+    assert in_params(said) == "where: rank 99, remedy: raise numUserBlocks above 4, or set train.exchange: route"
+
+
+def test_a_model_that_was_not_fitted_says_so() -> None:
+    model = ALSModel()
+    assert repr(model) == f"ALSModel: uid={model.uid}, not fitted"
+    with pytest.raises(ConfigError, match="not fitted"):
+        _ = model.rank
 
 
 def test_cold_start_strategies() -> None:
