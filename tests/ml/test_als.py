@@ -1,218 +1,117 @@
-"""The estimator beside MLlib's own, in one session: objective, columns, types and behaviour."""
+"""The estimator and its model: lists, predictions, ids, persistence, and what they refuse."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.ml.linalg import Vectors
-from pyspark.ml.recommendation import ALS as MLlibALS
 from pyspark.ml.tuning import CrossValidator, CrossValidatorModel, ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ml import ALS, ALSModel
-
-N_USERS, N_ITEMS, RANK = 12, 9, 2
-REG_PARAM, ALPHA = 0.5, 2.0
-# With this penalty, ten iterations from any start come within 0.3 % of the best.
-SETTINGS: dict[str, Any] = {"rank": RANK, "maxIter": 10, "regParam": REG_PARAM, "seed": 3, "alpha": ALPHA}
-Triples = list[tuple[int, int, float]]
-
-
-def triples() -> Triples:
-    """Ratings near a model of rank 2, with ids that are no indexes: users from 100, items from -5."""
-    rng = np.random.default_rng(5)
-    scores = rng.uniform(0.5, 2, (N_USERS, RANK)) @ rng.uniform(0.2, 1.5, (RANK, N_ITEMS))
-    chosen = rng.random((N_USERS, N_ITEMS)) < 0.7
-    scores += rng.normal(0, 0.1, scores.shape)
-    return [(100 + 3 * int(u), int(i) - 5, float(np.float32(scores[u, i]))) for u, i in np.argwhere(chosen)]
+from tests.ml.small_ratings import (
+    N_ITEMS,
+    N_USERS,
+    RANK,
+    REG_PARAM,
+    brute_force,
+    entries,
+    factors,
+    frame,
+    objective,
+    triples,
+)
 
 
-def frame(spark: SparkSession, rows: Triples) -> DataFrame:
-    users, items, ratings = zip(*rows, strict=True)
-    return spark.createDataFrame(
-        pa.table(
-            {
-                "user": pa.array(users, pa.int64()),
-                "item": pa.array(items, pa.int64()),
-                "rating": pa.array(ratings, pa.float64()),
-            }
-        )
-    )
-
-
-class Both(NamedTuple):
-    """One dataset, and the models of both estimators."""
-
-    ratings: DataFrame
-    ours: ALSModel
-    theirs: Any
-
-
-@pytest.fixture(scope="module")
-def both(spark: SparkSession) -> Both:
-    ratings = frame(spark, triples())
-    theirs = MLlibALS(**SETTINGS, numUserBlocks=1, numItemBlocks=1).fit(ratings)
-    return Both(ratings, ALS(**SETTINGS).fit(ratings), theirs)
-
-
-def factors(model: Any) -> tuple[dict[Any, np.ndarray], dict[Any, np.ndarray]]:
-    users, items = (
-        {row["id"]: np.array(row["features"], np.float64) for row in side.collect()}
-        for side in (model.userFactors, model.itemFactors)
-    )
-    return users, items
-
-
-def objective(model: Any, rows: Triples, implicit: bool = False) -> float:
-    """What both estimators minimise, in double precision."""
-    users, items = factors(model)
-    total = 0.0
-    for user, item, rating in rows:
-        score = users[user] @ items[item]
-        total += (1 + ALPHA * rating) * (1 - score) ** 2 - score**2 if implicit else (rating - score) ** 2
-        total += REG_PARAM * (users[user] @ users[user] + items[item] @ items[item])
-    if implicit:
-        total += sum((u @ i) ** 2 for u in users.values() for i in items.values())
-    return total
-
-
-def brute_force(model: Any, user: int, n: int) -> list[tuple[int, float]]:
-    users, items = factors(model)
-    scores = [(item, np.float32(users[user] @ vector)) for item, vector in items.items()]
-    return [(item, float(score)) for item, score in sorted(scores, key=lambda entry: (-entry[1], entry[0]))[:n]]
-
-
-def entries(row: Any, name: str = "item") -> list[tuple[int, float]]:
-    return [(entry[name], entry["rating"]) for entry in row["recommendations"]]
-
-
-def test_explicit_objective_is_that_of_mllib(both: Both) -> None:
-    ours, theirs = (objective(model, triples()) for model in (both.ours, both.theirs))
-    assert ours == pytest.approx(theirs, rel=0.01)
-    assert both.ours.objectiveHistory[-1] == pytest.approx(ours, rel=1e-5)
-    assert len(both.ours.objectiveHistory) == 2 * SETTINGS["maxIter"]
-
-
-def test_implicit_objective_is_that_of_mllib(spark: SparkSession) -> None:
-    # A rating of 0 is no observation, in either.
-    ratings = frame(spark, [*triples(), (101, -5, 0.0)])
-    theirs = MLlibALS(**SETTINGS, implicitPrefs=True, numUserBlocks=1, numItemBlocks=1).fit(ratings)
-    ours = ALS(**SETTINGS, implicitPrefs=True).fit(ratings)
-    found, expected = (objective(model, triples(), implicit=True) for model in (ours, theirs))
-    assert found == pytest.approx(expected, rel=0.01)
-    assert ours.objectiveHistory[-1] == pytest.approx(found, rel=1e-5)
-    np.testing.assert_array_equal(factors(ours)[0][101], np.zeros(RANK))
-
-
-def test_columns_and_types_are_those_of_mllib(both: Both) -> None:
-    results: list[Callable[[Any], DataFrame]] = [
-        lambda model: model.userFactors,
-        lambda model: model.itemFactors,
-        lambda model: model.recommendForAllUsers(2),
-        lambda model: model.recommendForAllItems(2),
-        lambda model: model.recommendForUserSubset(both.ratings, 2),
-        lambda model: model.recommendForItemSubset(both.ratings, 2),
-        lambda model: model.transform(both.ratings).select("rating", "prediction"),
-    ]
-    for result in results:
-        assert result(both.ours).dtypes == result(both.theirs).dtypes
-    # Ours leaves the dataset's columns as they are.
-    assert dict(both.theirs.transform(both.ratings).dtypes)["user"] == "int"
-    assert both.ours.transform(both.ratings).dtypes[:3] == both.ratings.dtypes
-    assert both.ours.rank == both.theirs.rank == RANK
-    assert {row["id"] for row in both.ours.userFactors.collect()} == {user for user, _, _ in triples()}
-    assert repr(both.ours) == f"ALSModel: uid={both.ours.uid}, rank=2, 12 users, 9 items"
-
-
-def test_lists_equal_brute_force(both: Both) -> None:
-    found = {row["user"]: entries(row) for row in both.ours.recommendForAllUsers(4).collect()}
-    assert found == {user: brute_force(both.ours, user, 4) for user in found}
+def test_lists_equal_brute_force(model: ALSModel) -> None:
+    found = {row["user"]: entries(row) for row in model.recommendForAllUsers(4).collect()}
+    users, vectors = both = factors(model)
+    assert found == {user: brute_force(both, user, 4) for user in users}
     assert len(found) == N_USERS
     # More than there are: all.
-    items = {row["item"]: entries(row, "user") for row in both.ours.recommendForAllItems(50).collect()}
+    items = {row["item"]: entries(row, "user") for row in model.recommendForAllItems(50).collect()}
     assert len(items) == N_ITEMS
-    users, vectors = factors(both.ours)
     for item, listed in items.items():
         assert [user for user, _ in listed] == sorted(users, key=lambda u: (-np.float32(users[u] @ vectors[item]), u))
 
 
-def test_a_subset_gets_one_list_each_and_the_unknown_none(spark: SparkSession, both: Both) -> None:
+def test_a_subset_gets_one_list_each_and_the_unknown_none(spark: SparkSession, model: ALSModel) -> None:
     asked = frame(spark, [(103, -1, 1.0), (103, -2, 1.0), (2**40, -1, 1.0), (109, 77, 1.0)])
-    rows = both.ours.recommendForUserSubset(asked, 3).collect()
-    assert {row["user"]: entries(row) for row in rows} == {user: brute_force(both.ours, user, 3) for user in (103, 109)}
+    rows = model.recommendForUserSubset(asked, 3).collect()
+    both = factors(model)
+    assert {row["user"]: entries(row) for row in rows} == {user: brute_force(both, user, 3) for user in (103, 109)}
     assert len(rows) == 2
-    found = both.ours.recommendForItemSubset(asked, 1).collect()
+    found = model.recommendForItemSubset(asked, 1).collect()
     assert sorted(row["item"] for row in found) == [-2, -1]
     with pytest.raises(ConfigError, match="1 or more"):
-        both.ours.recommendForAllUsers(0)
+        model.recommendForAllUsers(0)
 
 
-def test_excluded_pairs_are_not_listed(spark: SparkSession, both: Both) -> None:
-    excluded = both.ratings.union(frame(spark, [(103, 999, 1.0), (5, -5, 1.0)]))
+def test_excluded_pairs_are_not_listed(spark: SparkSession, ratings: DataFrame, model: ALSModel) -> None:
+    excluded = ratings.union(frame(spark, [(103, 999, 1.0), (5, -5, 1.0)]))
     rated = {(user, item) for user, item, _ in triples()}
-    for row in both.ours.recommendForAllUsers(3, excluded=excluded).collect():
-        open_items = [e for e in brute_force(both.ours, row["user"], 9) if (row["user"], e[0]) not in rated]
+    both = factors(model)
+    for row in model.recommendForAllUsers(3, excluded=excluded).collect():
+        open_items = [e for e in brute_force(both, row["user"], 9) if (row["user"], e[0]) not in rated]
         assert entries(row) == open_items[:3]
-    for row in both.ours.recommendForAllItems(N_USERS, excluded=excluded).collect():
+    for row in model.recommendForAllItems(N_USERS, excluded=excluded).collect():
         listed = {user for user, _ in entries(row, "user")}
         assert listed == {100 + 3 * u for u in range(N_USERS)} - {u for u, i in rated if i == row["item"]}
 
 
-def test_predictions_are_products_and_the_unknown_is_nan_or_dropped(spark: SparkSession, both: Both) -> None:
+def test_predictions_are_products_and_the_unknown_is_nan_or_dropped(spark: SparkSession, model: ALSModel) -> None:
     names = ["user", "item", "row", "user_index", "v"]
     types = "user double, item int, row string, user_index int"
     asked = [(103.0, -5, "a", 1), (7.0, -5, "b", 2), (103.5, -5, "c", 3), (103.0, None, "d", 4), (2.0**70, -1, "e", 5)]
     dataset = spark.createDataFrame(asked, types).withColumn("v", F.lit(None).cast("string"))
-    found = both.ours.transform(dataset)
+    found = model.transform(dataset)
     assert found.columns == [*names, "prediction"]
     assert found.dtypes[:-1] == dataset.dtypes
     predictions = {row["row"]: row["prediction"] for row in found.collect()}
-    users, items = factors(both.ours)
+    users, items = factors(model)
     assert predictions["a"] == pytest.approx(users[103] @ items[-5], rel=1e-6)
     assert all(math.isnan(predictions[name]) for name in "bcde")
-    dropping = both.ours.copy().setColdStartStrategy("drop").setPredictionCol("score")
+    dropping = model.copy().setColdStartStrategy("drop").setPredictionCol("score")
     assert [row["row"] for row in dropping.transform(dataset).where("score is not null").collect()] == ["a"]
-    assert both.ours.getPredictionCol() == "prediction"
+    assert model.getPredictionCol() == "prediction"
 
 
-def test_what_cannot_be_transformed_is_named(spark: SparkSession, both: Both) -> None:
+def test_what_cannot_be_transformed_is_named(ratings: DataFrame, model: ALSModel) -> None:
     for dataset, message in (
-        (both.ratings.drop("item"), "where: itemCol\n  got: item"),
-        (both.ratings.withColumn("user", F.col("user").cast("string")), "another type than those the model"),
-        (both.ratings.withColumn("user", F.array("user")), "got: array<bigint>"),
-        (both.ratings.withColumn("prediction", F.lit(1)), "a column of this name already"),
+        (ratings.drop("item"), "where: itemCol\n  got: item"),
+        (ratings.withColumn("user", F.col("user").cast("string")), "another type than those the model"),
+        (ratings.withColumn("user", F.array("user")), "got: array<bigint>"),
+        (ratings.withColumn("prediction", F.lit(1)), "a column of this name already"),
     ):
         with pytest.raises(ConfigError, match=message):
-            both.ours.transform(dataset)
+            model.transform(dataset)
 
 
-def test_columns_of_vectors_pass_through(spark: SparkSession, both: Both) -> None:
+def test_columns_of_vectors_pass_through(spark: SparkSession, model: ALSModel) -> None:
     dataset = spark.createDataFrame([(103, -5, Vectors.dense([1.0, 2.0]))], ["user", "item", "vector"])
-    row = both.ours.transform(dataset).collect()[0]
+    row = model.transform(dataset).collect()[0]
     assert row["vector"] == Vectors.dense([1.0, 2.0])
 
 
-def test_a_saved_model_is_the_same(spark: SparkSession, both: Both, tmp_path: Path) -> None:
+def test_a_saved_model_is_the_same(ratings: DataFrame, model: ALSModel, tmp_path: Path) -> None:
     path = str(tmp_path / "a [model]")
-    both.ours.save(path)
+    model.save(path)
     loaded = ALSModel.load(path)
     for name in ("userFactors", "itemFactors"):
-        assert sorted(getattr(loaded, name).collect()) == sorted(getattr(both.ours, name).collect())
-    assert (loaded.uid, loaded.rank, loaded.objectiveHistory) == (both.ours.uid, RANK, both.ours.objectiveHistory)
-    assert loaded.extractParamMap().keys() == both.ours.extractParamMap().keys()
-    expected = sorted(both.ours.transform(both.ratings).collect())
-    assert sorted(loaded.transform(both.ratings).collect()) == expected
+        assert sorted(getattr(loaded, name).collect()) == sorted(getattr(model, name).collect())
+    assert (loaded.uid, loaded.rank, loaded.objectiveHistory) == (model.uid, RANK, model.objectiveHistory)
+    assert loaded.extractParamMap().keys() == model.extractParamMap().keys()
+    expected = sorted(model.transform(ratings).collect())
+    assert sorted(loaded.transform(ratings).collect()) == expected
     # A dataset made of the model's own tables is as good as any other.
     users, items = (
         side.select(F.col("id").alias(name))
@@ -220,10 +119,10 @@ def test_a_saved_model_is_the_same(spark: SparkSession, both: Both, tmp_path: Pa
     )
     assert loaded.transform(users.crossJoin(items)).where("not isnan(prediction)").count() == N_USERS * N_ITEMS
     with pytest.raises(ConfigError, match="something is there already"):
-        both.ours.write().save(path)
+        model.write().save(path)
     with pytest.raises(ConfigError, match="over the files that it is read from"):
         loaded.write().overwrite().save(path)
-    both.ours.write().overwrite().save(path)
+    model.write().overwrite().save(path)
     with pytest.raises(ConfigError, match="no model was saved there"):
         ALSModel.load(str(tmp_path))
 
