@@ -143,7 +143,8 @@ class ALSModel(Model, ALSModelParams, ParamsWritable, MLReadable["ALSModel"]):
                 remedy="set predictionCol to another name, or drop the column",
             )
         # In one column, whatever the dataset's are named.
-        pairs = dataset.select(F.struct("*").alias("row"), *(self._key(dataset, side) for side in (USERS, ITEMS)))
+        keys = [self._key(dataset, side).alias(side.rows) for side in (USERS, ITEMS)]
+        pairs = dataset.select(F.struct("*").alias("row"), *keys)
         found = self._factors
         scored = with_scores(
             pairs,
@@ -164,7 +165,7 @@ class ALSModel(Model, ALSModelParams, ParamsWritable, MLReadable["ALSModel"]):
 
     def _key(self, dataset: DataFrame, side: Side) -> Column:
         of_model = self._factors.of(side).schema["id"].dataType
-        return key_of_model(dataset, *self._column(side), of_model).alias(side.rows)
+        return key_of_model(dataset, *self._column(side), of_model)
 
     def _best(self, rows: Side, n: int, subset: DataFrame | None, excluded: DataFrame | None) -> DataFrame:
         """List the best columns of some rows of a side."""

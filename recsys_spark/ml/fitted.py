@@ -56,7 +56,8 @@ class FittedFactors:
 
     def by_key(self, side: Side) -> DataFrame:
         """Return a side's vectors as ``with_scores`` takes them, with ids in the place of indexes."""
-        rows = self.of(side).select(as_key(self.of(side), side), F.col("features").alias("factors"), "bias")
+        table = self.of(side)
+        rows = table.select(as_key(table, side).alias(side.rows), F.col("features").alias("factors"), "bias")
         n_bytes = self.n_rows(side) * (self.rank + 4) * 4
         return F.broadcast(rows) if n_bytes <= _MOST_BROADCAST_BYTES else rows
 
@@ -67,5 +68,5 @@ class FittedFactors:
 
 
 def as_key(table: DataFrame, side: Side) -> Column:
-    """Return the ids of a side's table as `id_key` makes them, named as its indexes."""
-    return id_key(table, "id", side.name).alias(side.rows)
+    """Return the ids of a side's table as `id_key` makes them."""
+    return id_key(table, "id", side.name)

@@ -120,7 +120,7 @@ def _faults(dataset: DataFrame, params: ALSParams) -> dict[str, Column]:
 
 
 def _merged(dataset: DataFrame, params: ALSParams, faults: dict[str, Column]) -> DataFrame:
-    """Return one row per pair: ``user, item, total`` of the ratings, ``n``, and the number of a fault, if any."""
+    """Return one row per pair and fault: ``user, item, fault`` (0: none), ``total`` of the ratings, and ``n``."""
     fault = F.lit(0)
     for number, condition in reversed(list(enumerate(faults.values(), 1))):
         fault = F.when(condition, F.lit(number)).otherwise(fault)
@@ -131,25 +131,15 @@ def _merged(dataset: DataFrame, params: ALSParams, faults: dict[str, Column]) ->
         fault.alias("fault"),
     )
     # In double precision, sums of a few single ones are exact in any order, unless they differ by a factor of 2^27.
-    return rows.groupBy("user", "item").agg(
-        F.sum("rating").alias("total"),
-        F.count("*").alias("n"),
-        F.max("fault").alias("fault"),
-        F.sum((F.col("fault") > 0).cast("long")).alias("n_faulty"),
-    )
+    return rows.groupBy("user", "item", "fault").agg(F.sum("rating").alias("total"), F.count("*").alias("n"))
 
 
 def _check(merged: DataFrame, names: list[str], *, is_implicit: bool) -> bool:
     """Refuse ratings that cannot be trained on; tell of pairs that come more than once, and return if there are any."""
-    found = (
-        merged.groupBy("fault")
-        .agg(F.sum("n").alias("n"), F.sum("n_faulty").alias("n_faulty"), F.count("*").alias("n_pairs"))
-        .orderBy("fault")
-        .collect()
-    )
+    found = merged.groupBy("fault").agg(F.sum("n").alias("n"), F.count("*").alias("n_pairs")).orderBy("fault").collect()
     if not found:
         raise ContractError("there are no ratings to fit", remedy="look at the filters that made the dataset")
-    faults = [f"{row['n_faulty']:,} rows where {names[row['fault'] - 1]}" for row in found if row["fault"]]
+    faults = [f"{row['n']:,} rows where {names[row['fault'] - 1]}" for row in found if row["fault"]]
     if faults:
         raise ContractError(
             "the dataset has rows that cannot be trained on",

@@ -174,13 +174,16 @@ def test_factors_do_not_depend_on_partitions_or_blocks(spark: SparkSession) -> N
     assert one.objectiveHistory == other.objectiveHistory
 
 
-def test_repeated_pairs_are_merged_and_told(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_pairs_are_merged_and_told(
+    spark: SparkSession, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
     caplog.set_level(logging.WARNING, "recsys_spark")
     user, item, rating = triples()[0]
     twice = [*triples()[1:], (user, item, rating - 0.25), (user, item, rating + 0.25)]
     implicit = ALS(rank=2, maxIter=1, implicitPrefs=True)
     summed = implicit.fit(frame(spark, [(user, item, 2 * rating), *triples()[1:]]))
-    assert not caplog.records
+    assert "pairs of user and item" not in caplog.text
     assert implicit.fit(frame(spark, twice)).objectiveHistory == summed.objectiveHistory
     assert f"{len(twice)} ratings are of {len(twice) - 1} pairs" in caplog.text
     explicit = ALS(rank=2, maxIter=1, regParam=REG_PARAM).fit(frame(spark, twice))
