@@ -23,20 +23,31 @@ def factor_rows(
 
     The whole side passes from the driver to the cluster as Arrow.
     """
-    trained = np.flatnonzero(degrees) if index is None else index
+    chosen = np.flatnonzero(degrees).astype(np.int32) if index is None else index
+    return spark.createDataFrame(factor_table(side, vectors, degrees, biases=biases, index=chosen))
+
+
+def factor_table(
+    side: Side,
+    vectors: Float32Array,
+    degrees: np.ndarray[tuple[int, ...], np.dtype[np.int32]],
+    *,
+    biases: bool,
+    index: Int32Array,
+) -> pa.Table:
+    """Return the vectors of the rows in ``index`` as an Arrow table of (index, factors, bias, n_ratings)."""
     rank = vectors.shape[1] - biases
-    factors = np.ascontiguousarray(vectors[trained, :rank])
-    bias = vectors[trained, -1] if biases else np.zeros(len(trained), np.float32)
-    offsets = np.arange(len(trained) + 1, dtype=np.int64) * rank
-    table = pa.table(
+    factors = np.ascontiguousarray(vectors[index, :rank])
+    bias = vectors[index, -1] if biases else np.zeros(len(index), np.float32)
+    offsets = np.arange(len(index) + 1, dtype=np.int64) * rank
+    return pa.table(
         {
-            side.rows: pa.array(trained.astype(np.int32)),
+            side.rows: pa.array(index.astype(np.int32, copy=False)),
             "factors": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(factors.ravel())),
             "bias": pa.array(np.ascontiguousarray(bias)),
-            "n_ratings": pa.array(degrees[trained]),
+            "n_ratings": pa.array(degrees[index]),
         }
     )
-    return spark.createDataFrame(table)
 
 
 def factor_batch(

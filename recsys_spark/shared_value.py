@@ -50,21 +50,35 @@ def shared(spark: SparkSession, value: T) -> Iterator[SharedValue[T]]:
     broadcasts; there a small value is part of the function, and a large one goes as a file, in pieces that fit
     into its messages. Such files stay with the session until it ends.
     """
-    if not is_connect(spark):
-        broadcast = spark.sparkContext.broadcast(value)
-        try:
-            yield SharedValue(broadcast=broadcast)
-        finally:
-            broadcast.destroy()
-    elif pickled_bytes(value) <= _LARGEST_IN_FUNCTION:
-        yield SharedValue(value)
-    else:
-        with tempfile.TemporaryDirectory(prefix="recsys_spark_") as folder:
-            file = Path(folder) / f"shared-{secrets.token_hex(8)}.pickle"
-            with file.open("wb") as stream:
-                pickle.dump(value, stream, pickle.HIGHEST_PROTOCOL)
-            spark.addArtifacts(str(file), file=True)
-        yield SharedValue(file=file.name)
+    if is_connect(spark):
+        yield _over_connect(spark, value)
+        return
+    broadcast = spark.sparkContext.broadcast(value)
+    try:
+        yield SharedValue(broadcast=broadcast)
+    finally:
+        broadcast.destroy()
+
+
+def lasting(spark: SparkSession, value: T) -> SharedValue[T]:
+    """Send a value to every task of a frame that is returned to a caller, who may use it at any time.
+
+    Spark forgets a broadcast when no frame needs it; the file of it on the driver stays until the session ends.
+    """
+    if is_connect(spark):
+        return _over_connect(spark, value)
+    return SharedValue(broadcast=spark.sparkContext.broadcast(value))
+
+
+def _over_connect(spark: SparkSession, value: T) -> SharedValue[T]:
+    if pickled_bytes(value) <= _LARGEST_IN_FUNCTION:
+        return SharedValue(value)
+    with tempfile.TemporaryDirectory(prefix="recsys_spark_") as folder:
+        file = Path(folder) / f"shared-{secrets.token_hex(8)}.pickle"
+        with file.open("wb") as stream:
+            pickle.dump(value, stream, pickle.HIGHEST_PROTOCOL)
+        spark.addArtifacts(str(file), file=True)
+    return SharedValue(file=file.name)
 
 
 @lru_cache(maxsize=1)

@@ -60,12 +60,16 @@ def users_with_history(
     -----
     Shuffles: the join, and one of the result over all cores, with the pairs as bytes.
     """
-    n_tasks = max(_TASKS_PER_CORE * default_parallelism(users.sparkSession), -(-n_hidden // _HIDDEN_PER_TASK))
     from_factors = [name for name in _OF_FACTORS if name in factors.columns]
     joined = users.join(factors.select("user_index", *from_factors), "user_index", "left")
     optional = [name for name in ("segment",) if name in users.columns]
-    joined = joined.select("user_index", "user", *from_factors, *optional)
-    return joined.repartition(n_tasks, "user_index") if hidden is None else beside_users(joined, hidden, n_tasks)
+    return spread_users(joined.select("user_index", "user", *from_factors, *optional), hidden, n_hidden=n_hidden)
+
+
+def spread_users(users: DataFrame, hidden: DataFrame | None, *, n_hidden: int = 0) -> DataFrame:
+    """Spread users who have their vectors already over all cores; see `users_with_history`."""
+    n_tasks = max(_TASKS_PER_CORE * default_parallelism(users.sparkSession), -(-n_hidden // _HIDDEN_PER_TASK))
+    return users.repartition(n_tasks, "user_index") if hidden is None else beside_users(users, hidden, n_tasks)
 
 
 def write_lists(users: DataFrame, candidates: Candidates, *, n: int, path: str) -> None:
@@ -86,16 +90,21 @@ def write_lists(users: DataFrame, candidates: Candidates, *, n: int, path: str) 
     -----
     Nothing reaches the driver. Scores do not depend on how users are spread over tasks.
     """
+    with shared(users.sparkSession, candidates) as everywhere:
+        best_lists(users, candidates.labels.type, everywhere, n=n).write.mode("error").parquet(path)
+
+
+def best_lists(users: DataFrame, label_type: pa.DataType, candidates: SharedValue[Candidates], *, n: int) -> DataFrame:
+    """Return the lists that `write_lists` writes, made when they are read; ``label_type`` is that of the candidates."""
     user_type = users.schema["user"].dataType.simpleString()
-    item_type = "string" if pa.types.is_string(candidates.labels.type) else "int"
+    names = ((pa.types.is_int32, "int"), (pa.types.is_int64, "bigint"))
+    item_type = next((name for is_type, name in names if is_type(label_type)), "string")
     schema = (
         f"user {user_type}, recommendations array<struct<item_id:{item_type},score:float,position:int,source:string>>, "
         "short_reason string"
     )
     rank = rank_users_with_pairs if "hidden_users" in users.columns else rank_users
-    with shared(users.sparkSession, candidates) as everywhere:
-        lists = users.mapInArrow(partial(rank, candidates=everywhere, n=n), schema)
-        lists.write.mode("error").parquet(path)
+    return users.mapInArrow(partial(rank, candidates=candidates, n=n), schema)
 
 
 def rank_users_with_pairs(

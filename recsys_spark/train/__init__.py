@@ -9,6 +9,7 @@ from recsys_spark.train.model import Factorization
 from recsys_spark.train.neighbourhoods import evidence_rows, read_neighbourhoods
 from recsys_spark.train.observations import constant_of_rows, further_observations, latest_time, positives
 from recsys_spark.train.observed_row import observed_row
+from recsys_spark.train.scored_pairs import with_scores
 from recsys_spark.train.several import SeveralFits, observation_key
 from recsys_spark.train.training_plan import TrainingPlan, describe_methods
 from recsys_spark.train.training_ratings import training_ratings
@@ -37,4 +38,5 @@ __all__ = [
     "stored_fold_in_input",
     "training_ratings",
     "were_held_back",
+    "with_scores",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from pyspark.sql import SparkSession
 from recsys_spark import cli
 from recsys_spark.cli import main
 from tests.conftest import ROOT, python_path
+from tests.ml.small_models import results
 from tests.small_fits import fits_and_lists
 from tests.train.test_fit_factors import observations
 
@@ -89,6 +91,13 @@ def test_factors_and_lists_are_those_of_a_classic_session(spark: SparkSession, r
     assert set(found) == set(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_the_estimator_is_that_of_a_classic_session(spark: SparkSession, remote: str, tmp_path: Path) -> None:
+    done = run_client(remote, ["-m", "tests.ml.small_models", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "classic").mkdir()
+    assert json.loads((tmp_path / "results.json").read_text()) == results(spark, tmp_path / "classic")
 
 
 def test_the_pipeline_runs_over_connect(
