@@ -18,7 +18,7 @@ from benchmarks.datasets import books, movielens, movielens_folds
 from benchmarks.kernel_fits import fit_by_kernels
 from benchmarks.peer_models import Ratings
 from recsys_spark.config import TrainConfig
-from recsys_spark.feature_config import FactorMapConfig
+from recsys_spark.config.features import FactorMapConfig
 from recsys_spark.features import ItemFeatures
 from recsys_spark.kernels.blended_neighbours import blended_rows, neighbours_by_blend
 from recsys_spark.kernels.feature_encoding import beside_each_other, indicated, mean_and_deviation, standardised

@@ -40,7 +40,7 @@ from recsys_spark.evaluate.trials import make_trials
 from recsys_spark.evaluate.tuning import judged_ratings, search
 from recsys_spark.pipeline import run_stages, stages
 from recsys_spark.progress import Progress
-from recsys_spark.run_directory import Run, StageContext
+from recsys_spark.runs.run_directory import Run, StageContext
 from recsys_spark.session import build_session
 from recsys_spark.storage import storage_for
 from recsys_spark.train import fit_factors

@@ -15,7 +15,6 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from recsys_spark import __version__
-from recsys_spark.chaos_cli import chaos
 from recsys_spark.command_end import (
     EXIT_CODES,
     command_line,
@@ -26,9 +25,13 @@ from recsys_spark.command_end import (
     was_interrupted,
 )
 from recsys_spark.command_examples import add_examples
+from recsys_spark.commands.chaos import chaos
+from recsys_spark.commands.report import export_metrics, report
+from recsys_spark.commands.runs import COMMANDS
+from recsys_spark.commands.tune import tune
 from recsys_spark.config import PipelineConfig
-from recsys_spark.config_file import load_config
-from recsys_spark.config_reference import reference
+from recsys_spark.config.file import load_config
+from recsys_spark.config.reference import reference
 from recsys_spark.errors import ConfigError
 from recsys_spark.ingest.headers import list_inputs
 from recsys_spark.ingest.log_files import check_interval, list_log
@@ -36,7 +39,6 @@ from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
 from recsys_spark.interval import Interval, parse_interval
 from recsys_spark.pipeline import require_done, run_stages, stages
 from recsys_spark.progress import Progress, configure_logging, log_run_id
-from recsys_spark.publication_log import current_publication
 from recsys_spark.redaction import redact
 from recsys_spark.report.explanation import explain_user
 from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
@@ -45,18 +47,16 @@ from recsys_spark.report.stored_run import StoredRun
 from recsys_spark.report.summary import print_summary
 from recsys_spark.report.user_page import print_user, read_user
 from recsys_spark.report.why_page import print_why, shown_ids
-from recsys_spark.report_commands import export_metrics, report
-from recsys_spark.run_directory import STAGES, Run, StageContext, interval_of, open_run
-from recsys_spark.runs_cli import COMMANDS
+from recsys_spark.runs.publication_log import current_publication
+from recsys_spark.runs.run_directory import STAGES, Run, StageContext, interval_of, open_run
 from recsys_spark.session import build_session
 from recsys_spark.setup_commands import completion, doctor, init
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
-from recsys_spark.table_files import list_table_files
+from recsys_spark.storage.table_files import list_table_files
 from recsys_spark.tables import SIMILAR_ITEMS, SIMILAR_USERS
 from recsys_spark.train import TrainingPlan
 from recsys_spark.train.exchange_choice import choose_exchange
 from recsys_spark.train.plan_of_run import plan_run
-from recsys_spark.tune_command import tune
 
 _DESCRIPTIONS = {
     "ingest": "Read the raw log: ratings, and what had to be set aside.",

@@ -15,9 +15,9 @@ import pyspark
 
 from recsys_spark import __version__
 from recsys_spark.config import PipelineConfig
-from recsys_spark.input_config import InputConfig
+from recsys_spark.config.input import InputConfig
 from recsys_spark.redaction import redacted
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import is_local, join, local_path
 from recsys_spark.tables import Table
 

@@ -40,7 +40,7 @@ def read_current(spark: SparkSession, uri: str, table: str = "recommendations") 
         If nothing was published there, or the run has no such table.
     """
     from recsys_spark.errors import ConfigError
-    from recsys_spark.publication_log import current_publication
+    from recsys_spark.runs.publication_log import current_publication
     from recsys_spark.storage import join, literal_path, read_json, storage_for
 
     storage = storage_for(uri, spark)

@@ -33,7 +33,7 @@ from pyspark.sql import SparkSession
 from recsys_spark.config import PipelineConfig
 from recsys_spark.interval import Interval
 from recsys_spark.progress import Progress
-from recsys_spark.run_directory import Run, StageContext
+from recsys_spark.runs.run_directory import Run, StageContext
 from recsys_spark.session import build_session
 from recsys_spark.storage import storage_for
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_spark.publication_log import publish_run
-from recsys_spark.run_directory import STAGES, Run
-from recsys_spark.sealed_files import files_of_table
+from recsys_spark.runs.publication_log import publish_run
+from recsys_spark.runs.run_directory import STAGES, Run
+from recsys_spark.runs.sealed_files import files_of_table
 from recsys_spark.storage import LocalStorage
 from recsys_spark.tables import RECOMMENDATIONS
 

@@ -11,8 +11,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark.errors import ConfigError
-from recsys_spark.publication_log import current_publication, roll_back
 from recsys_spark.published import read_current, read_current_table
+from recsys_spark.runs.publication_log import current_publication, roll_back
 from recsys_spark.tables import RECOMMENDATIONS
 from tests.conftest import ROOT
 from tests.stored_runs import STORAGE, published_run, write_run

@@ -9,9 +9,9 @@ from pyspark.sql import SparkSession
 from recsys_spark.config import PipelineConfig
 from recsys_spark.pipeline import run_stages, stages
 from recsys_spark.progress import Progress
-from recsys_spark.publication_log import publish_run
 from recsys_spark.publish.manifest import write_manifest
-from recsys_spark.run_directory import Run, StageContext
+from recsys_spark.runs.publication_log import publish_run
+from recsys_spark.runs.run_directory import Run, StageContext
 from recsys_spark.storage import LocalStorage
 
 DATE = "2026-01-05"

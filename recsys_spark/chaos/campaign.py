@@ -11,10 +11,10 @@ from typing import cast
 from recsys_spark.chaos.faulty_storage import KINDS, Fault, FaultyStorage, InjectedError, Kind, with_fault
 from recsys_spark.chaos.small_night import run_small_night, small_run, what_readers_see
 from recsys_spark.errors import RecsysError
-from recsys_spark.lease import Lease, held
-from recsys_spark.publication_log import pin_run, publications, roll_back, unpin
 from recsys_spark.publish.retention import plan_removals, remove_all
 from recsys_spark.publish.verification import verify
+from recsys_spark.runs.lease import Lease, held
+from recsys_spark.runs.publication_log import pin_run, publications, roll_back, unpin
 from recsys_spark.storage import Storage, join
 
 # Runs that readers left a moment ago are old then.

@@ -11,9 +11,9 @@ from pyspark.sql import SparkSession
 from recsys_spark.config import PipelineConfig
 from recsys_spark.pipeline import Stage, run_stages
 from recsys_spark.progress import Progress
-from recsys_spark.publication_log import publications, publish_run
-from recsys_spark.run_directory import STAGES, Run, StageContext
-from recsys_spark.sealed_files import files_of_table, table_faults
+from recsys_spark.runs.publication_log import publications, publish_run
+from recsys_spark.runs.run_directory import STAGES, Run, StageContext
+from recsys_spark.runs.sealed_files import files_of_table, table_faults
 from recsys_spark.storage import Storage, join
 from recsys_spark.tables import RECOMMENDATIONS
 

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.evaluate.leaks import find_leaks, require_no_leaks
 from recsys_spark.evaluate.splits import FOLD_IN, HELD_OUT, TRAINING, split_by
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.tables import EVALUATION_SPLIT, INDEXED_RATINGS
 
 

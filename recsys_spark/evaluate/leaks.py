@@ -7,9 +7,9 @@ from datetime import datetime
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.config.evaluate import EvaluateConfig
 from recsys_spark.errors import ContractError
 from recsys_spark.evaluate.splits import FOLD_IN, HELD_OUT, TRAINING
-from recsys_spark.evaluate_config import EvaluateConfig
 
 
 def find_leaks(split: DataFrame, config: EvaluateConfig, from_time: datetime | None = None) -> dict[str, int]:

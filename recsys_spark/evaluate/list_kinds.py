@@ -19,7 +19,7 @@ from recsys_spark.evaluate.shares import item_classes, number_of_shares
 from recsys_spark.evaluate.splits import FOLD_IN, HELD_OUT, TRAINING
 from recsys_spark.rating_blocks import ITEMS
 from recsys_spark.recommend import Candidates, read_categories, users_with_history, with_variety, write_lists
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.train import Factorization
 

@@ -15,7 +15,7 @@ from recsys_spark.features import read_item_features
 from recsys_spark.kernels.hot_rows import find_hot_rows
 from recsys_spark.rating_blocks import ITEMS, USERS, choose_n_blocks
 from recsys_spark.recommend import Candidates
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.session import default_parallelism
 from recsys_spark.shared_value import shared
 from recsys_spark.storage import join

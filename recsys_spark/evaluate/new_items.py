@@ -19,7 +19,7 @@ from recsys_spark.kernels.ranking_metrics import expected_of_random_lists
 from recsys_spark.rating_blocks import ITEMS
 from recsys_spark.rating_split import split_by_item
 from recsys_spark.recommend import Candidates, content_vectors, factor_map_config, users_with_history, write_lists
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.train import Factorization, training_ratings
 

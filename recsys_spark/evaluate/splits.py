@@ -9,7 +9,7 @@ from datetime import time as time_of_day
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from recsys_spark.evaluate_config import EvaluateConfig
+from recsys_spark.config.evaluate import EvaluateConfig
 from recsys_spark.rating_split import is_held_out, share_of
 
 TRAINING, FOLD_IN, HELD_OUT = "training", "fold_in", "held_out"

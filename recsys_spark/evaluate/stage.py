@@ -27,7 +27,7 @@ from recsys_spark.evaluate.new_items import measure_new_items
 from recsys_spark.evaluate.rating_errors import N_BINS, ErrorInput, Errors, measure_errors
 from recsys_spark.evaluate.shares import item_classes
 from recsys_spark.evaluate.splits import FOLD_IN, HELD_OUT, TRAINING
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import EVALUATION_SPLIT, METRICS
 from recsys_spark.train import Factorization

@@ -12,8 +12,8 @@ import numpy as np
 import pydantic
 
 from recsys_spark.config import TrainConfig
+from recsys_spark.config.tune import TuneConfig
 from recsys_spark.errors import ConfigError
-from recsys_spark.tune_config import TuneConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.config.evaluate import EvaluateConfig
 from recsys_spark.errors import ConfigError
 from recsys_spark.evaluate.shares import number_of_shares
 from recsys_spark.evaluate.splits import HELD_OUT, TRAINING, split_by
 from recsys_spark.evaluate.trial_scores import TrialInput, rows_to_score, score_trials
 from recsys_spark.evaluate.trials import Trial, best_first, make_trials, rungs, search_fingerprint
-from recsys_spark.evaluate_config import EvaluateConfig
 from recsys_spark.rating_blocks import choose_n_blocks
-from recsys_spark.run_directory import StageContext, code_fingerprint
+from recsys_spark.runs.run_directory import StageContext, code_fingerprint
 from recsys_spark.session import session_limits
 from recsys_spark.storage import join, read_json
 from recsys_spark.train import Factorization, SeveralFits, observation_key, training_ratings

@@ -13,7 +13,7 @@ from recsys_spark.kernels.feature_encoding import mean_and_deviation
 
 if TYPE_CHECKING:
     # Workers import this package, and have no pydantic.
-    from recsys_spark.feature_config import FeatureColumn
+    from recsys_spark.config.features import FeatureColumn
 
 # What Unicode takes for letters, digits and underscores: two of them at least are a word.
 _WORD = r"(?U)\b\w\w+\b"

@@ -15,7 +15,7 @@ from recsys_spark.kernels.feature_encoding import inverse_document_frequencies, 
 
 if TYPE_CHECKING:
     # Workers import this module, and have no pydantic.
-    from recsys_spark.feature_config import FeatureColumn
+    from recsys_spark.config.features import FeatureColumn
 
 FORMAT = 1
 """Number of the file's own format: a file of another one is refused."""

@@ -33,7 +33,7 @@ from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.run_directory import Run, StageContext
+    from recsys_spark.runs.run_directory import Run, StageContext
 
 _SCHEMA = "item_id string, item_index int, columns array<int>, values array<float>"
 _ITEMS_AT_ONCE = 1 << 14

@@ -8,17 +8,17 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.config.features import ItemFeaturesConfig
 from recsys_spark.errors import ContractError
-from recsys_spark.feature_config import ItemFeaturesConfig
 from recsys_spark.features.cells import cell_statistics, typed_cells
 from recsys_spark.features.encoder import CellStatistics, Encoder, FeatureEncoding, fit_encoder
 from recsys_spark.features.item_features import encode_cells, encoder_path, listed_items, read_encoder
 from recsys_spark.index import write_dense_index
-from recsys_spark.publication_log import publications
-from recsys_spark.run_directory import Run, StageContext
+from recsys_spark.runs.publication_log import publications
+from recsys_spark.runs.run_directory import Run, StageContext
 from recsys_spark.shared_value import shared
 from recsys_spark.storage import join
-from recsys_spark.table_files import list_table_files, read_table_file
+from recsys_spark.storage.table_files import list_table_files, read_table_file
 from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS
 
 TABLES = (ITEM_FEATURES, NEW_ITEMS)

@@ -15,9 +15,9 @@ from pyspark.sql import functions as F
 
 from recsys_spark.errors import RecsysError
 from recsys_spark.index.dense_index import write_dense_index
-from recsys_spark.numbered_log import NumberedLog
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import Storage, join
+from recsys_spark.storage.numbered_log import NumberedLog
 from recsys_spark.tables import Table
 
 _ATTEMPTS = 5

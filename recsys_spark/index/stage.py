@@ -7,7 +7,7 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from recsys_spark.index.id_index import IndexVersion, append_ids
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import INDEXED_RATINGS, ITEM_INDEX, RATINGS, USER_INDEX, Table
 

@@ -7,8 +7,8 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from recsys_spark.recommend_config import CatalogueConfig
-from recsys_spark.table_files import read_table_file
+from recsys_spark.config.recommend import CatalogueConfig
+from recsys_spark.storage.table_files import read_table_file
 
 _ROLES = ("title", "by", "available", "start", "end", "category")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from recsys_spark.config.input import InputConfig
 from recsys_spark.errors import ConfigError, NothingToReadError
-from recsys_spark.input_config import InputConfig
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 
 _HEAD_BYTES = 1 << 20

@@ -17,9 +17,9 @@ from pyspark.sql import functions as F
 
 from recsys_spark.errors import ConfigError, RecsysError
 from recsys_spark.interval import Interval
-from recsys_spark.numbered_log import NumberedLog
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
+from recsys_spark.storage.numbered_log import NumberedLog
 from recsys_spark.tables import RATING_EVENTS
 
 # Without the file's name: where a day's file lies now is no part of what it says.

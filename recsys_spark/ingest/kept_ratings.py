@@ -13,7 +13,7 @@ from recsys_spark.ingest.history import Delivery, HistoryVersion, update_history
 from recsys_spark.ingest.log_files import LogFiles
 from recsys_spark.ingest.merged_ratings import MergedCounts, write_ratings
 from recsys_spark.ingest.row_counts import plain_path
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import LATE_RATINGS, RATING_EVENTS, RATINGS
 

@@ -9,10 +9,10 @@ from datetime import date, time, timedelta
 
 from pyspark.sql import SparkSession
 
+from recsys_spark.config.input import InputConfig
 from recsys_spark.day_paths import path_of_day
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.headers import list_inputs
-from recsys_spark.input_config import InputConfig
 from recsys_spark.interval import Interval
 from recsys_spark.storage import FileStatus, storage_for
 

@@ -10,9 +10,9 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
+from recsys_spark.config.input import InputConfig
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.headers import CsvLayout, check_json_fields, csv_layouts, mapped_columns
-from recsys_spark.input_config import InputConfig
 from recsys_spark.session import default_parallelism
 from recsys_spark.storage import FileStatus, Storage, literal_path
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from recsys_spark.byte_sizes import human_size
 from recsys_spark.errors import ConfigError, RecsysError
-from recsys_spark.publication_log import publications
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.publication_log import publications
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import FileStatus, read_json
 
 # While a run works, what it reads again stands beside what it keeps.

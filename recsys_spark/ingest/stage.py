@@ -9,6 +9,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.config import PipelineConfig
+from recsys_spark.config.input import InputConfig
+from recsys_spark.config.recommend import ItemFile, UserItemFile
 from recsys_spark.errors import ConfigError, ContractError, NothingToReadError
 from recsys_spark.ingest.catalogue import read_catalogue
 from recsys_spark.ingest.headers import list_inputs
@@ -25,11 +27,9 @@ from recsys_spark.ingest.validate import (
     in_interval,
     without_first_headers,
 )
-from recsys_spark.input_config import InputConfig
-from recsys_spark.recommend_config import ItemFile, UserItemFile
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import FileStatus, join, storage_for
-from recsys_spark.table_files import read_ids, read_table_file
+from recsys_spark.storage.table_files import read_ids, read_table_file
 from recsys_spark.tables import (
     CANCELLED_RATINGS,
     CATALOGUE,

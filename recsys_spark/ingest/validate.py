@@ -6,8 +6,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from recsys_spark.config.input import IngestConfig, InputConfig
 from recsys_spark.errors import ConfigError
-from recsys_spark.input_config import IngestConfig, InputConfig
 from recsys_spark.interval import Interval
 
 REASONS = {

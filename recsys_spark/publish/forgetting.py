@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from recsys_spark.errors import RecsysError
 from recsys_spark.index import index_folder
 from recsys_spark.ingest import history_folder
-from recsys_spark.numbered_log import NumberedLog
-from recsys_spark.run_directory import Run, find_runs
-from recsys_spark.sealed_files import place_in_run
+from recsys_spark.runs.run_directory import Run, find_runs
+from recsys_spark.runs.sealed_files import place_in_run
 from recsys_spark.storage import Storage, join, read_json
+from recsys_spark.storage.numbered_log import NumberedLog
 from recsys_spark.tables import (
     CANCELLED_RATINGS,
     CHANGED_USERS,

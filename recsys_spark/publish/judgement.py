@@ -11,13 +11,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import RecsysError
-from recsys_spark.publication_log import publications
 from recsys_spark.publish.churn import compare_lists
 from recsys_spark.publish.gate import Check
 from recsys_spark.publish.limits import Limit, Measured, limits_of_churn, limits_of_lists, limits_of_metrics
 from recsys_spark.publish.oracle import OracleModel, compare_with_oracle
-from recsys_spark.run_directory import Run, StageContext
-from recsys_spark.sealed_files import table_faults
+from recsys_spark.runs.publication_log import publications
+from recsys_spark.runs.run_directory import Run, StageContext
+from recsys_spark.runs.sealed_files import table_faults
 from recsys_spark.tables import (
     FOLDED_FACTORS,
     ITEM_ELIGIBILITY,

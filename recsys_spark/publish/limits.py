@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from recsys_spark.errors import ContractError
 
 if TYPE_CHECKING:
-    from recsys_spark.gate_config import GateConfig
+    from recsys_spark.config.gate import GateConfig
     from recsys_spark.publish.churn import Churn
 
 _95_PERCENT = 1.959964

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from recsys_spark import __version__
 from recsys_spark.redaction import redacted
-from recsys_spark.run_directory import STAGES, StageContext
-from recsys_spark.sealed_files import files_of_table
+from recsys_spark.runs.run_directory import STAGES, StageContext
+from recsys_spark.runs.sealed_files import files_of_table
 from recsys_spark.storage import join, read_json
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from recsys_spark.index import index_folder
 from recsys_spark.ingest import history_folder
-from recsys_spark.numbered_log import NumberedLog
-from recsys_spark.publication_log import Publication, publications
-from recsys_spark.run_directory import Run, find_runs
+from recsys_spark.runs.publication_log import Publication, publications
+from recsys_spark.runs.run_directory import Run, find_runs
 from recsys_spark.storage import Storage, join
+from recsys_spark.storage.numbered_log import NumberedLog
 from recsys_spark.tables import ITEM_INDEX, USER_INDEX
 
 

@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.publish.churn import compare_lists
-from recsys_spark.run_directory import Run
+from recsys_spark.runs.run_directory import Run
 from recsys_spark.storage import Storage
 from recsys_spark.tables import ITEM_ELIGIBILITY, ITEM_FACTORS, METRICS, RECOMMENDATIONS, USER_SEGMENTS, Table
 

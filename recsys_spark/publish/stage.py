@@ -9,7 +9,6 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.index import index_faults, index_version
-from recsys_spark.publication_log import publish_run
 from recsys_spark.publish.gate import (
     Check,
     check_categories,
@@ -30,7 +29,8 @@ from recsys_spark.recommend import (
     seen_ratings,
     similar_config,
 )
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.publication_log import publish_run
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.tables import (
     CATALOGUE,
     CONTENT_FACTORS,

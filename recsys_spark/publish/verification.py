@@ -5,11 +5,11 @@ from __future__ import annotations
 from recsys_spark.errors import RecsysError
 from recsys_spark.index import index_version
 from recsys_spark.ingest import history_folder
-from recsys_spark.numbered_log import NumberedLog
-from recsys_spark.publication_log import log_folder, publications
-from recsys_spark.run_directory import Run, find_runs
-from recsys_spark.sealed_files import table_faults
+from recsys_spark.runs.publication_log import log_folder, publications
+from recsys_spark.runs.run_directory import Run, find_runs
+from recsys_spark.runs.sealed_files import table_faults
 from recsys_spark.storage import Storage, join, read_json
+from recsys_spark.storage.numbered_log import NumberedLog
 from recsys_spark.tables import ITEM_INDEX, USER_INDEX
 
 

@@ -11,13 +11,13 @@ from pyspark.sql import functions as F
 
 from recsys_spark.features import listed_items
 from recsys_spark.recommend.new_ratings import listed_users
-from recsys_spark.table_files import read_ids
+from recsys_spark.storage.table_files import read_ids
 from recsys_spark.tables import CATALOGUE
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.recommend_config import RecommendConfig
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.config.recommend import RecommendConfig
+    from recsys_spark.runs.run_directory import StageContext
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from recsys_spark.train import (
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.runs.run_directory import StageContext
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from recsys_spark.tables import CONTENT_FACTORS, FEATURE_WEIGHTS, ITEM_FACTORS
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.feature_config import FactorMapConfig
+    from recsys_spark.config.features import FactorMapConfig
     from recsys_spark.recommend.candidates import Candidates
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.runs.run_directory import StageContext
 
 CONTENT = "content"
 

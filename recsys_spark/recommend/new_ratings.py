@@ -12,7 +12,7 @@ from recsys_spark.tables import INDEXED_RATINGS, NEW_RATINGS, NEW_USERS, RATINGS
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.runs.run_directory import StageContext
 
 _PAIR = ["user_index", "item_index"]
 

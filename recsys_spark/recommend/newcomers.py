@@ -13,7 +13,7 @@ from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.fold_in import may_fold_in, write_folded_factors
 from recsys_spark.recommend.new_ratings import listed_users, new_indexed_ratings, with_new_ratings
 from recsys_spark.recommend.popularity import collect_popularity, write_popularity, write_user_segments
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import (
     INDEXED_RATINGS,

@@ -13,12 +13,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
-from recsys_spark.table_files import read_ids
+from recsys_spark.storage.table_files import read_ids
 from recsys_spark.tables import ITEM_INDEX, POPULARITY, USER_SEGMENTS
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.runs.run_directory import StageContext
 
 log = logging.getLogger(__name__)
 

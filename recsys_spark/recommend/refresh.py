@@ -13,8 +13,8 @@ from recsys_spark.recommend.new_ratings import listed_users
 from recsys_spark.recommend.variety import item_categories
 from recsys_spark.redaction import redacted
 from recsys_spark.row_difference import differing_rows
-from recsys_spark.run_directory import Run, StageContext, code_fingerprint
-from recsys_spark.sealed_files import table_faults
+from recsys_spark.runs.run_directory import Run, StageContext, code_fingerprint
+from recsys_spark.runs.sealed_files import table_faults
 from recsys_spark.storage import join, read_json
 from recsys_spark.tables import (
     CATALOGUE,

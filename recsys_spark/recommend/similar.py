@@ -44,8 +44,8 @@ from recsys_spark.tables import (
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.neighbour_config import SimilarConfig
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.config.neighbours import SimilarConfig
+    from recsys_spark.runs.run_directory import StageContext
 
 SIMILAR_TABLES = (SIMILAR_ITEMS, SIMILAR_USERS)
 

@@ -28,9 +28,9 @@ from recsys_spark.recommend.refresh import (
 )
 from recsys_spark.recommend.similar import SIMILAR_TABLES, write_similar
 from recsys_spark.recommend.variety import count_without_category, read_categories, with_variety
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
-from recsys_spark.table_files import list_table_files
+from recsys_spark.storage.table_files import list_table_files
 from recsys_spark.tables import (
     CONTENT_FACTORS,
     FOLDED_FACTORS,

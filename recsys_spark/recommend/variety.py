@@ -20,9 +20,9 @@ from recsys_spark.tables import CATALOGUE
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
+    from recsys_spark.config.recommend import RecommendConfig
     from recsys_spark.recommend.candidates import Candidates
-    from recsys_spark.recommend_config import RecommendConfig
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.runs.run_directory import StageContext
 
 
 @dataclass(frozen=True, slots=True)

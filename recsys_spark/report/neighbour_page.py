@@ -13,7 +13,7 @@ from rich.table import Table as Grid
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.features import read_encoder
 from recsys_spark.report.user_page import read_rows, read_titles
-from recsys_spark.run_directory import Run
+from recsys_spark.runs.run_directory import Run
 from recsys_spark.storage import LocalStorage, Storage
 from recsys_spark.tables import CATALOGUE, ITEM_FEATURES, SIMILAR_ITEMS, Table
 

@@ -11,14 +11,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark import __version__
-from recsys_spark.publication_log import publications
 from recsys_spark.report.explanation import UserExplanation, explain_user
 from recsys_spark.report.neighbour_page import read_neighbours
 from recsys_spark.report.samples import sample_items, sample_users
 from recsys_spark.report.stored_run import StoredRun
 from recsys_spark.report.user_page import read_user
 from recsys_spark.report.why_page import shown_ids
-from recsys_spark.run_directory import STAGES, Run, StageContext
+from recsys_spark.runs.publication_log import publications
+from recsys_spark.runs.run_directory import STAGES, Run, StageContext
 from recsys_spark.storage import join, read_json
 from recsys_spark.tables import (
     INDEXED_RATINGS,

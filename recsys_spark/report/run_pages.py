@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from recsys_spark.publication_log import Publication, publications
-from recsys_spark.run_directory import STAGES, Run, find_runs
+from recsys_spark.runs.publication_log import Publication, publications
+from recsys_spark.runs.run_directory import STAGES, Run, find_runs
 from recsys_spark.storage import Storage, join
 
 

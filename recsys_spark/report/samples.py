@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import functions as F
 
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.tables import ITEM_FACTORS, USER_FACTORS
 
 # Long enough a history to judge the list by, short enough to read.

@@ -7,7 +7,7 @@ from typing import Any
 
 from recsys_spark.report.page import run_page
 from recsys_spark.report.page_data import gather
-from recsys_spark.run_directory import Run, StageContext
+from recsys_spark.runs.run_directory import Run, StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import Table
 

@@ -18,7 +18,7 @@ from recsys_spark.config import PipelineConfig
 from recsys_spark.factor_tables import vectors_from_columns
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Int32Array
 from recsys_spark.report.user_page import title_of
-from recsys_spark.run_directory import Run
+from recsys_spark.runs.run_directory import Run
 from recsys_spark.storage import LocalStorage, Storage, join, local_path, read_json
 from recsys_spark.tables import CATALOGUE, CONTENT_FACTORS, ITEM_FACTORS, Table
 

@@ -12,7 +12,7 @@ from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
 from recsys_spark.report.samples import sample_items, sample_users
 from recsys_spark.report.stage import page_path
 from recsys_spark.report.user_page import print_user, read_user
-from recsys_spark.run_directory import STAGES, StageContext
+from recsys_spark.runs.run_directory import STAGES, StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import SIMILAR_ITEMS, Table
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from recsys_spark.errors import ContractError
-from recsys_spark.run_directory import Run
+from recsys_spark.runs.run_directory import Run
 from recsys_spark.storage import LocalStorage, Storage, local_path
 from recsys_spark.tables import CATALOGUE, NEW_RATINGS, RATINGS, RECOMMENDATIONS, Table
 

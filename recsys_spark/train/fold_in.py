@@ -25,7 +25,7 @@ from recsys_spark.train.observations import constant_of_rows
 if TYPE_CHECKING:
     # Workers import this package, and have no pydantic.
     from recsys_spark.config import TrainConfig
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.runs.run_directory import StageContext
 
 _SCHEMA = "user_index int, factors array<float>, bias float, n_ratings int"
 

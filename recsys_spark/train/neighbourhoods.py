@@ -32,9 +32,9 @@ from recsys_spark.train.model import Factorization
 if TYPE_CHECKING:
     # Workers import this module through its package, and have neither pydantic nor rich.
     from recsys_spark.config import TrainConfig
-    from recsys_spark.neighbour_config import KnnConfig
+    from recsys_spark.config.neighbours import KnnConfig
     from recsys_spark.progress import Progress
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.runs.run_directory import StageContext
 
 _MEASURES = {"cosine": "rating_cosine", "pearson": "pearson"}
 

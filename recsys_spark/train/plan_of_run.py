@@ -17,7 +17,7 @@ from recsys_spark.train.observations import fitted_ratings
 from recsys_spark.train.training_ratings import training_ratings
 
 if TYPE_CHECKING:
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.runs.run_directory import StageContext
 
 
 def plan_run(context: StageContext) -> ExchangePlans:

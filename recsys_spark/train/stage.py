@@ -11,7 +11,7 @@ from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ConfigError, RowError
 from recsys_spark.features import read_item_features
 from recsys_spark.rating_blocks import ITEMS, USERS
-from recsys_spark.run_directory import StageContext, code_fingerprint
+from recsys_spark.runs.run_directory import StageContext, code_fingerprint
 from recsys_spark.storage import join
 from recsys_spark.tables import (
     CHANGED_USERS,

@@ -12,12 +12,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import ConfigError, RecsysError
-from recsys_spark.publication_log import log_folder, publications
 from recsys_spark.rating_blocks import choose_n_blocks
 from recsys_spark.rating_split import split_ratings
 from recsys_spark.redaction import redacted
 from recsys_spark.row_difference import differing_rows
-from recsys_spark.sealed_files import table_faults
+from recsys_spark.runs.publication_log import log_folder, publications
+from recsys_spark.runs.sealed_files import table_faults
 from recsys_spark.session import default_parallelism
 from recsys_spark.shared_value import shared
 from recsys_spark.storage import join, read_json
@@ -29,7 +29,7 @@ from recsys_spark.train.training_ratings import training_ratings
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.run_directory import Run, StageContext
+    from recsys_spark.runs.run_directory import Run, StageContext
 
 # How a model is reached, not which.
 _ONLY_HOW = ("warm_start", "checkpoint_interval", "n_blocks", "exchange")

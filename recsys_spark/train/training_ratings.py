@@ -10,7 +10,7 @@ from recsys_spark.tables import INDEXED_RATINGS
 
 if TYPE_CHECKING:
     # Workers import this package, and have no pydantic.
-    from recsys_spark.run_directory import StageContext
+    from recsys_spark.runs.run_directory import StageContext
 
 
 def training_ratings(context: StageContext) -> DataFrame:

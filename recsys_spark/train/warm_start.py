@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame
 
 from recsys_spark.errors import RecsysError
-from recsys_spark.publication_log import publications
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
-from recsys_spark.sealed_files import table_faults
+from recsys_spark.runs.publication_log import publications
+from recsys_spark.runs.sealed_files import table_faults
 from recsys_spark.storage import read_json
 from recsys_spark.tables import ITEM_FACTORS, ITEM_INDEX, USER_FACTORS, USER_INDEX, Table
 from recsys_spark.train.exchange import Known
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
-    from recsys_spark.run_directory import Run, StageContext
+    from recsys_spark.runs.run_directory import Run, StageContext
 
 
 def published_vectors(context: StageContext) -> Known | None:

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from recsys_spark.cli import cli
-from recsys_spark.publication_log import publications
 from recsys_spark.published import read_current_table
-from recsys_spark.run_directory import STAGES, safe_run_id
+from recsys_spark.runs.publication_log import publications
+from recsys_spark.runs.run_directory import STAGES, safe_run_id
 from recsys_spark.storage import LocalStorage
 from tests.conftest import ROOT
 from tests.docker.compose_processes import SPARK_HOME

@@ -128,7 +128,7 @@ def test_the_command_tells_what_was_not_survived(
 ) -> None:
     lost = Outcome("rollback", "fails", "exists", 3, "readers see half")
     monkeypatch.setattr(
-        "recsys_spark.chaos_cli.run_campaign", lambda *a, **k: [lost, Outcome("pin", "fails", "exists", 1, None)]
+        "recsys_spark.commands.chaos.run_campaign", lambda *a, **k: [lost, Outcome("pin", "fails", "exists", 1, None)]
     )
     assert main(["chaos"]) == 1
     captured = capsys.readouterr()

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from recsys_spark.cli import cli
-from recsys_spark.config_file import load_config
+from recsys_spark.config.file import load_config
 from tests.conftest import ROOT
 from tests.docker.compose_processes import CLUSTER, COMPOSE, SPARK_HOME, services
 

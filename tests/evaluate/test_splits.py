@@ -7,10 +7,10 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from recsys_spark.config.evaluate import EvaluateConfig
 from recsys_spark.errors import ContractError
 from recsys_spark.evaluate.leaks import find_leaks, require_no_leaks
 from recsys_spark.evaluate.splits import FOLD_IN, HELD_OUT, TRAINING, first_held_out_day, split_by
-from recsys_spark.evaluate_config import EvaluateConfig
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SCHEMA = "user_index int, item_index int, rating float, timestamp timestamp"

@@ -16,7 +16,7 @@ from recsys_spark.errors import ContractError
 from recsys_spark.evaluate import held_out_ratings, measured_models, stage
 from recsys_spark.pipeline import run_stages, stages
 from recsys_spark.progress import Progress
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 
 MakeContext = Callable[..., StageContext]
 N_USERS, N_ITEMS = 40, 25

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_spark.config import TrainConfig
+from recsys_spark.config.tune import TuneConfig
 from recsys_spark.errors import ConfigError
 from recsys_spark.evaluate.trials import best_first, make_trials, rungs
-from recsys_spark.tune_config import TuneConfig
 
 SPACE = {"loss": ["squared", "ials"], "rank": [4, 8], "unobserved_weight": [0.0, 0.1]}
 

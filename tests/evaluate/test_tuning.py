@@ -13,15 +13,15 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
-from recsys_spark import tune_command
 from recsys_spark.cli import main
-from recsys_spark.config_file import load_config
+from recsys_spark.commands import tune as tune_command
+from recsys_spark.config.file import load_config
 from recsys_spark.evaluate import tuning
 from recsys_spark.evaluate.splits import split_by
 from recsys_spark.evaluate.tuning import search
 from recsys_spark.pipeline import run_stages, stages
 from recsys_spark.progress import Progress
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.train import SeveralFits, fit_factors, training_ratings
 from tests.evaluate.test_stage import write_log
 

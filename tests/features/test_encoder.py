@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from recsys_spark.config.features import FeatureColumn
 from recsys_spark.errors import ContractError
-from recsys_spark.feature_config import FeatureColumn
 from recsys_spark.features import item_features
 from recsys_spark.features.encoder import CellStatistics, Encoder, fit_encoder
 from recsys_spark.features.item_features import encode_items

@@ -17,8 +17,8 @@ from sklearn.preprocessing import MultiLabelBinarizer, StandardScaler
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.features import read_item_features, stage
 from recsys_spark.features.stage import _published_encoder
-from recsys_spark.publication_log import publish_run
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.publication_log import publish_run
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS
 
 MakeContext = Callable[..., StageContext]

@@ -13,7 +13,7 @@ import pytest
 from recsys_spark.errors import RecsysError
 from recsys_spark.index.id_index import append_ids, index_faults, index_version
 from recsys_spark.publish.gate import check_ids
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.tables import USER_INDEX
 from tests.faulty_storage import WatchedStorage
 

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from recsys_spark.config import PipelineConfig
 from recsys_spark.ingest.stage import run
 from recsys_spark.progress import Progress
-from recsys_spark.run_directory import Run, StageContext
+from recsys_spark.runs.run_directory import Run, StageContext
 from recsys_spark.storage import storage_for
 from recsys_spark.tables import QUARANTINE, RATINGS
 from tests.conftest import small_config

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from pyspark.sql import functions as F
 
 from recsys_spark.ingest.stage import run
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.tables import QUARANTINE, RATINGS
 from tests.conftest import ROOT
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from recsys_spark.config.input import InputConfig
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.headers import check_json_fields, csv_layouts, list_inputs
-from recsys_spark.input_config import InputConfig
 from recsys_spark.storage import LocalStorage
 
 

@@ -19,8 +19,8 @@ from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.history import history_folder
 from recsys_spark.ingest.stage import run
 from recsys_spark.interval import Interval
-from recsys_spark.numbered_log import NumberedLog
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
+from recsys_spark.storage.numbered_log import NumberedLog
 from recsys_spark.tables import CANCELLED_RATINGS, LATE_RATINGS, QUARANTINE, RATINGS, Table
 from tests.conftest import ROOT
 from tests.faulty_storage import WatchedStorage

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from recsys_spark.config.input import InputConfig
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.log_files import check_interval, list_log
-from recsys_spark.input_config import InputConfig
 from recsys_spark.interval import Interval, parse_interval
 
 

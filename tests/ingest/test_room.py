@@ -8,7 +8,7 @@ import pytest
 
 from recsys_spark.errors import ConfigError
 from recsys_spark.ingest.room import require_room
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import FileStatus, LocalStorage
 from tests.stored_runs import published_run
 

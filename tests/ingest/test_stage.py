@@ -19,7 +19,7 @@ from recsys_spark.cli import main
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.stage import ingest_new_ratings, run
 from recsys_spark.interval import Interval
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.tables import CATALOGUE, NEW_QUARANTINE, NEW_RATINGS, QUARANTINE, RATINGS
 from tests.conftest import SHARED_DATA
 

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from pyspark.sql import SparkSession
 
+from recsys_spark.config.input import IngestConfig, InputConfig
 from recsys_spark.ingest.validate import REASONS, check_rows, in_interval, without_first_headers
-from recsys_spark.input_config import IngestConfig, InputConfig
 from recsys_spark.interval import Interval
 
 RAW = "source_file string, raw string, fault string, user string, item string, rating string, timestamp string"

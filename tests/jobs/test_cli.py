@@ -17,7 +17,7 @@ from recsys_spark import cli
 from recsys_spark.cli import main
 from recsys_spark.errors import ContractError, NumericalError, RecsysError, error_from_full_disk, error_from_worker
 from recsys_spark.progress import Progress, configure_logging, log_run_id
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import LocalStorage
 
 WriteConfig = Callable[..., str]

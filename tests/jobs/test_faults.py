@@ -16,11 +16,11 @@ from pyspark.sql import SparkSession
 from recsys_spark import cli
 from recsys_spark.cli import main
 from recsys_spark.config import PipelineConfig
-from recsys_spark.publication_log import publications
 from recsys_spark.publish.verification import verify
 from recsys_spark.published import read_current_table
 from recsys_spark.recommend import lists
-from recsys_spark.run_directory import Run, find_runs
+from recsys_spark.runs.publication_log import publications
+from recsys_spark.runs.run_directory import Run, find_runs
 from recsys_spark.storage import LocalStorage
 from tests import troubled_workers
 from tests.conftest import small_config

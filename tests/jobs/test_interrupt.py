@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 from recsys_spark import cli
 from recsys_spark.cli import main
 from recsys_spark.progress import Progress
-from recsys_spark.run_directory import Run
+from recsys_spark.runs.run_directory import Run
 from recsys_spark.storage import LocalStorage
 from recsys_spark.tables import INDEXED_RATINGS, ITEM_INDEX, USER_INDEX
 from tests.conftest import ROOT, python_path

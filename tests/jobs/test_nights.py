@@ -15,9 +15,9 @@ from pyspark.sql import SparkSession
 
 from recsys_spark import cli, runs_cli
 from recsys_spark.cli import main
-from recsys_spark.publication_log import current_publication, publications
 from recsys_spark.published import read_current, read_current_table
-from recsys_spark.run_directory import Run, find_runs
+from recsys_spark.runs.publication_log import current_publication, publications
+from recsys_spark.runs.run_directory import Run, find_runs
 from recsys_spark.storage import LocalStorage
 from tests.conftest import small_config
 

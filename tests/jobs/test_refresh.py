@@ -22,9 +22,9 @@ from recsys_spark.config import PipelineConfig
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.pipeline import run_stages, stages
-from recsys_spark.publication_log import current_publication, publications
 from recsys_spark.recommend import refresh
-from recsys_spark.run_directory import Run, StageContext
+from recsys_spark.runs.publication_log import current_publication, publications
+from recsys_spark.runs.run_directory import Run, StageContext
 from recsys_spark.storage import LocalStorage
 from recsys_spark.tables import CHANGED_USERS
 from recsys_spark.train.taken_over import take_over_model

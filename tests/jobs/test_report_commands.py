@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys_spark import report_commands
 from recsys_spark.cli import main
+from recsys_spark.commands import report as report_commands
 from tests.report.page_samples import page_data
 
 WriteConfig = Callable[..., str]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys_spark import runs_cli
 from recsys_spark.cli import main
+from recsys_spark.commands import runs as runs_cli
 from recsys_spark.tables import RECOMMENDATIONS
 from tests.stored_runs import make_old, published_run, write_run
 

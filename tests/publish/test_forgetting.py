@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys_spark.errors import RecsysError
-from recsys_spark.numbered_log import NumberedLog
-from recsys_spark.publication_log import publish_run
 from recsys_spark.publish.forgetting import forget_user
 from recsys_spark.publish.verification import verify
 from recsys_spark.published import read_current_table
-from recsys_spark.run_directory import Run
-from recsys_spark.sealed_files import files_of_table
+from recsys_spark.runs.publication_log import publish_run
+from recsys_spark.runs.run_directory import Run
+from recsys_spark.runs.sealed_files import files_of_table
+from recsys_spark.storage.numbered_log import NumberedLog
 from tests.faulty_storage import StorageFault, fails_at
 from tests.stored_runs import STORAGE
 

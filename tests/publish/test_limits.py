@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_spark.config.gate import GateConfig
 from recsys_spark.errors import ContractError
-from recsys_spark.gate_config import GateConfig
 from recsys_spark.publish.churn import Churn
 from recsys_spark.publish.limits import (
     Limit,

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from recsys_spark.numbered_log import NumberedLog
-from recsys_spark.publication_log import current_publication, pin_run, roll_back
 from recsys_spark.publish.retention import plan_removals, remove_all
 from recsys_spark.publish.verification import verify
-from recsys_spark.run_directory import Run, find_runs
+from recsys_spark.runs.publication_log import current_publication, pin_run, roll_back
+from recsys_spark.runs.run_directory import Run, find_runs
 from recsys_spark.storage import LocalStorage
+from recsys_spark.storage.numbered_log import NumberedLog
 from tests.faulty_storage import StorageFault, WatchedStorage, fails_at
 from tests.stored_runs import STORAGE, make_old, published_run, write_run
 

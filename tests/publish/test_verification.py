@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from recsys_spark.numbered_log import NumberedLog
 from recsys_spark.publish.verification import verify
-from recsys_spark.run_directory import Run
+from recsys_spark.runs.run_directory import Run
+from recsys_spark.storage.numbered_log import NumberedLog
 from recsys_spark.tables import RECOMMENDATIONS
 from tests.stored_runs import STORAGE, published_run, write_run
 

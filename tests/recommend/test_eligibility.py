@@ -25,7 +25,7 @@ from recsys_spark.recommend import stage
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.eligibility import availability_reasons, day_of_lists
 from recsys_spark.recommend.lists import rank_users
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.shared_value import SharedValue
 from recsys_spark.tables import (
     CATALOGUE,

@@ -19,15 +19,15 @@ from recsys_spark.factor_tables import collect_rows
 from recsys_spark.index.id_index import index_folder
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
-from recsys_spark.numbered_log import NumberedLog
 from recsys_spark.publish import stage as publish_stage
 from recsys_spark.rating_blocks import USERS
 from recsys_spark.recommend import stage
 from recsys_spark.recommend.new_ratings import with_new_ratings
 from recsys_spark.report.explanation import explain_user
 from recsys_spark.report.stored_run import StoredRun
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.shared_value import shared
+from recsys_spark.storage.numbered_log import NumberedLog
 from recsys_spark.tables import (
     FOLDED_FACTORS,
     INDEXED_RATINGS,

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
+from recsys_spark.config.features import FeatureColumn
 from recsys_spark.errors import ConfigError
-from recsys_spark.feature_config import FeatureColumn
 from recsys_spark.features.encoder import CellStatistics, fit_encoder
 from recsys_spark.kernels import blended_neighbours
 from recsys_spark.recommend.similar import write_similar
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.session import SessionLimits
 from recsys_spark.tables import ITEM_ELIGIBILITY, ITEM_FACTORS, ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS, SIMILAR_ITEMS
 

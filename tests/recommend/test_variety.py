@@ -20,11 +20,11 @@ from pyspark.sql import SparkSession
 
 from recsys_spark import cli
 from recsys_spark.config import PipelineConfig
+from recsys_spark.config.recommend import RecommendConfig
 from recsys_spark.publish.gate import check_categories
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.lists import rank_users
 from recsys_spark.recommend.variety import with_variety
-from recsys_spark.recommend_config import RecommendConfig
 from recsys_spark.shared_value import SharedValue
 from recsys_spark.tables import RECOMMENDATIONS
 from tests.conftest import small_config

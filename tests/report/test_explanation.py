@@ -20,12 +20,12 @@ from recsys_spark.config import PipelineConfig
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
-from recsys_spark.publication_log import publish_run
 from recsys_spark.rating_split import are_held_out
 from recsys_spark.report.explanation import BLOCKED, SEEN, UserExplanation, explain_user
 from recsys_spark.report.stored_run import StoredRun
 from recsys_spark.report.why_page import print_why, shown_ids
-from recsys_spark.run_directory import Run
+from recsys_spark.runs.publication_log import publish_run
+from recsys_spark.runs.run_directory import Run
 from recsys_spark.storage import LocalStorage
 from recsys_spark.tables import (
     CATALOGUE,

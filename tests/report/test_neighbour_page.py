@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from recsys_spark.config.features import FeatureColumn
 from recsys_spark.errors import ConfigError, ContractError
-from recsys_spark.feature_config import FeatureColumn
 from recsys_spark.features.encoder import CellStatistics, fit_encoder
 from recsys_spark.features.item_features import encoder_path
 from recsys_spark.report.neighbour_page import print_neighbours, read_neighbours
-from recsys_spark.run_directory import Run
+from recsys_spark.runs.run_directory import Run
 from recsys_spark.storage import LocalStorage
 from recsys_spark.tables import SIMILAR_ITEMS, SIMILAR_USERS
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from recsys_spark.errors import ContractError
 from recsys_spark.report.user_page import print_user, read_user
-from recsys_spark.run_directory import Run
+from recsys_spark.runs.run_directory import Run
 from recsys_spark.storage import LocalStorage
 
 

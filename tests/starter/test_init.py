@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from recsys_spark import cli
 from recsys_spark.cli import main
 from recsys_spark.config import PipelineConfig
-from recsys_spark.config_file import load_config
+from recsys_spark.config.file import load_config
 from recsys_spark.errors import ConfigError
 from recsys_spark.starter.column_names import role_of_name
 from recsys_spark.starter.event_times import find_time_format

@@ -19,11 +19,11 @@ from pyspark.sql import DataFrame, SparkSession
 from recsys_spark import cli
 from recsys_spark.cli import main
 from recsys_spark.config import TrainConfig
-from recsys_spark.config_file import load_config
+from recsys_spark.config.file import load_config
 from recsys_spark.errors import ConfigError
 from recsys_spark.kernels import hot_rows
 from recsys_spark.progress import Progress
-from recsys_spark.run_directory import find_runs
+from recsys_spark.runs.run_directory import find_runs
 from recsys_spark.storage import LocalStorage
 from recsys_spark.tables import ITEM_FACTORS, USER_FACTORS
 from recsys_spark.train import Factorization, fit_factors

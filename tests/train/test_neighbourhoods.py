@@ -10,9 +10,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark.config import TrainConfig
+from recsys_spark.config.neighbours import KnnConfig
 from recsys_spark.errors import ConfigError, NumericalError
 from recsys_spark.kernels.neighbour_average import NeighbourAverages, sparse_rows
-from recsys_spark.neighbour_config import KnnConfig
 from recsys_spark.progress import Progress
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.session import SessionLimits

@@ -10,8 +10,8 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.config import PipelineConfig
 from recsys_spark.errors import ConfigError
-from recsys_spark.publication_log import pin_run, roll_back, unpin
-from recsys_spark.run_directory import StageContext
+from recsys_spark.runs.publication_log import pin_run, roll_back, unpin
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.train.taken_over import run_to_build_on
 from tests.conftest import small_config
 from tests.stored_runs import published_run

@@ -1,0 +1,1 @@
+"""The commands beside the stages: runs, reports, tuning, faults."""
