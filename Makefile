@@ -50,7 +50,7 @@ chaos: $(VENV)/.installed ## Inject faults into publishing, by the hundred
 
 test-fast: $(VENV)/.installed-dev ## Run the tests that need no Spark
 	$(BIN)/python -m pytest tests/kernels tests/starter tests/config tests/test_architecture.py tests/test_java.py \
-	  tests/test_command_end.py tests/test_lineage.py
+	  tests/commands/test_end.py tests/runs/test_lineage.py
 
 # The oldest Spark, and Airflow, which must not meet pyspark: each in an environment of its own.
 OLDEST_PYSPARK := 4.0.2

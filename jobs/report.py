@@ -1,8 +1,6 @@
 """Write the page of a run. For spark-submit; the same as ``recsys-spark report``."""
 
-import sys
-
-from recsys_spark.cli import main
+from recsys_spark.cli import entry_point
 
 if __name__ == "__main__":
-    sys.exit(main(["report", *sys.argv[1:]]))
+    entry_point("report")

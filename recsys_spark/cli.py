@@ -15,7 +15,8 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from recsys_spark import __version__
-from recsys_spark.command_end import (
+from recsys_spark.commands.chaos import chaos
+from recsys_spark.commands.end import (
     EXIT_CODES,
     command_line,
     going_on_with,
@@ -24,10 +25,10 @@ from recsys_spark.command_end import (
     tell_end,
     was_interrupted,
 )
-from recsys_spark.command_examples import add_examples
-from recsys_spark.commands.chaos import chaos
+from recsys_spark.commands.examples import add_examples
 from recsys_spark.commands.report import export_metrics, report
 from recsys_spark.commands.runs import COMMANDS
+from recsys_spark.commands.setup import completion, doctor, init
 from recsys_spark.commands.tune import tune
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config.file import load_config
@@ -50,7 +51,6 @@ from recsys_spark.report.why_page import print_why, shown_ids
 from recsys_spark.runs.publication_log import current_publication
 from recsys_spark.runs.run_directory import STAGES, Run, StageContext, interval_of, open_run
 from recsys_spark.session import build_session
-from recsys_spark.setup_commands import completion, doctor, init
 from recsys_spark.storage import FileStatus, Storage, is_local, storage_for
 from recsys_spark.storage.table_files import list_table_files
 from recsys_spark.tables import SIMILAR_ITEMS, SIMILAR_USERS

@@ -19,9 +19,9 @@ import recsys_spark.report.stage as report_stage
 import recsys_spark.train.stage as train_stage
 from recsys_spark.errors import ConfigError
 from recsys_spark.job_labels import labelled_jobs
-from recsys_spark.lineage import Dataset, EventType, StageEvents, outside_inputs
 from recsys_spark.redaction import redacted
 from recsys_spark.runs.lease import Lease, held
+from recsys_spark.runs.lineage import Dataset, EventType, StageEvents, outside_inputs
 from recsys_spark.runs.publication_log import log_folder
 from recsys_spark.runs.run_directory import STAGES, Run, StageContext, start_run
 from recsys_spark.storage import Storage

@@ -106,7 +106,7 @@ def test_tests_mirror_the_package() -> None:
 
 
 WORKER_MODULES = (
-    "recsys_spark.doctor",
+    "recsys_spark.commands.doctor",
     "recsys_spark.rating_blocks",
     "recsys_spark.row_neighbours",
     "recsys_spark.features.item_features",

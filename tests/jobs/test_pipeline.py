@@ -21,7 +21,7 @@ from recsys_spark.cli import main
 from recsys_spark.session import SessionLimits
 from recsys_spark.train import plan_of_run
 from tests.conftest import small_config
-from tests.test_lineage import events_in
+from tests.runs.test_lineage import events_in
 
 WriteConfig = Callable[..., str]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from recsys_spark.command_end import EXIT_CODES
+from recsys_spark.commands.end import EXIT_CODES
 
 _CONF = "--config conf/mine.yaml"
 _RUN = f"{_CONF} --run-id 2026-01-05"

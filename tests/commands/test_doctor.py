@@ -13,9 +13,9 @@ import pytest
 from pyspark.sql import SparkSession
 from rich.console import Console
 
-from recsys_spark import doctor, setup_commands
 from recsys_spark.cli import main
-from recsys_spark.doctor import (
+from recsys_spark.commands import doctor, setup
+from recsys_spark.commands.doctor import (
     Check,
     check_blas_threads,
     check_cores,
@@ -202,9 +202,9 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
         terminal = io.StringIO()
         terminal.isatty = lambda: True  # type: ignore[method-assign]
         make = Console
-        monkeypatch.setattr(setup_commands, "Console", lambda **options: make(file=terminal, **options))
-        setup_commands._print([Check("one", True, "found"), Check("two", False, "absent", "get it")])
-        monkeypatch.setattr(setup_commands, "Console", make)
+        monkeypatch.setattr(setup, "Console", lambda **options: make(file=terminal, **options))
+        setup._print([Check("one", True, "found"), Check("two", False, "absent", "get it")])
+        monkeypatch.setattr(setup, "Console", make)
         return terminal.getvalue()
 
     monkeypatch.setenv("TERM", "xterm")

@@ -12,7 +12,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from recsys_spark.cli import cli, main
-from recsys_spark.command_examples import EXAMPLES
+from recsys_spark.commands.examples import EXAMPLES
 
 NAMES = sorted(cli.commands)
 

@@ -9,9 +9,9 @@ import click
 from click.shell_completion import get_completion_class
 from rich.console import Console
 
-from recsys_spark.command_end import command_line
+from recsys_spark.commands.doctor import Check, checks_of_machine, checks_of_spark, checks_of_storage
+from recsys_spark.commands.end import command_line
 from recsys_spark.config.file import load_config
-from recsys_spark.doctor import Check, checks_of_machine, checks_of_spark, checks_of_storage
 from recsys_spark.errors import RecsysError
 from recsys_spark.progress import configure_logging
 from recsys_spark.session import build_session

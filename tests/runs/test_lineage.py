@@ -15,9 +15,9 @@ from recsys_spark import pipeline
 from recsys_spark.config import PipelineConfig
 from recsys_spark.errors import ContractError
 from recsys_spark.interval import Interval
-from recsys_spark.lineage import Dataset, StageEvents, dataset_name, outside_inputs
 from recsys_spark.pipeline import Stage, run_stages
 from recsys_spark.progress import Progress
+from recsys_spark.runs.lineage import Dataset, StageEvents, dataset_name, outside_inputs
 from recsys_spark.runs.run_directory import Run, StageContext
 from recsys_spark.storage import LocalStorage
 from recsys_spark.tables import INDEXED_RATINGS, USER_FACTORS

@@ -8,7 +8,7 @@ import logging
 import click
 import pytest
 
-from recsys_spark.command_end import command_line, going_on_with, tell_end
+from recsys_spark.commands.end import command_line, going_on_with, tell_end
 from recsys_spark.errors import ConfigError, ContractError, NumericalError, RecsysError
 from recsys_spark.progress import configure_logging
 
