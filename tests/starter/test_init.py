@@ -202,7 +202,7 @@ def test_the_default_name_is_that_of_the_log(
         (b"one\ntwo\n", "no delimiter was found"),
         (b"user_id,item_id,rating\n", "the file has a header and no rows"),
         ("user,item".encode("utf-16"), "the file is UTF-16"),
-        (gzip.compress(b"user,item\n"), "the file is compressed, and its name does not say so"),
+        (gzip.compress(b"user,item\n", mtime=0), "the file is compressed, and its name does not say so"),
         (b"rating,date\n4,2026-01-01\n3,2026-01-02\n", "no column is left that could hold the users' ids"),
     ],
 )
