@@ -9,7 +9,7 @@ export SPARK_CONF_DIR := $(CURDIR)/conf/local
 export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo browser test test-slow test-fast test-oldest test-airflow chaos lint types check benchmark \
+.PHONY: help demo browser test test-slow test-standalone test-fast test-oldest test-airflow chaos lint types check benchmark \
         package release-check clean
 
 help: ## List the targets
@@ -40,10 +40,13 @@ browser: ## Install headless Chromium, which the tests of pages use, where apt-g
 	  echo "no Chromium was installed: the tests of pages in a browser are skipped"
 
 test: $(VENV)/.installed-dev ## Run the tests, but not the long ones
-	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'not slow and not connect and not cluster and not airflow'
+	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'not slow and not connect and not cluster and not standalone and not airflow'
 
 test-slow: $(VENV)/.installed-dev ## Run the long tests: more pipelines, stress, Spark Connect, lost executors
 	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m 'slow or connect or cluster'
+
+test-standalone: $(VENV)/.installed-dev ## Run the tests on a standalone cluster that loses an executor and a worker
+	$(BIN)/python -m pytest -m standalone
 
 chaos: $(VENV)/.installed ## Inject faults into publishing, by the hundred
 	$(BIN)/recsys-spark chaos
@@ -66,7 +69,7 @@ $(OLDEST)/.installed: pyproject.toml
 	@touch $@
 
 test-oldest: $(OLDEST)/.installed ## Run a core of the tests on the oldest Spark that is supported
-	$(OLDEST)/bin/python -m pytest $(TWO_AT_ONCE) -m 'not slow and not connect and not cluster and not airflow' $(CORE_TESTS)
+	$(OLDEST)/bin/python -m pytest $(TWO_AT_ONCE) -m 'not slow and not connect and not cluster and not standalone and not airflow' $(CORE_TESTS)
 
 $(AIRFLOW)/.installed: docker/airflow-requirements.txt docker/airflow-constraints.txt
 	$(PYTHON) -m venv $(AIRFLOW)

@@ -21,7 +21,7 @@ from shipping.package import build_wheel, zip_of
 from tests.conftest import ROOT, small_config
 from tests.docker.compose_processes import QUICK_START, SPARK_HOME, Cluster, die_with_parent, running_cluster, wait_for
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.standalone
 
 
 @pytest.fixture(scope="module")
