@@ -73,6 +73,16 @@ class ShapeError(RecsysError):
     """Arrays that do not fit together: a defect in the calling code (exit code 1)."""
 
 
+def comes_from(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Return whether an error is of one of these kinds, or came up while one of them was dealt with."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, kinds):
+            return True
+        seen = seen.__context__
+    return False
+
+
 def error_from_worker(text: str) -> RecsysError | None:
     """Return the project's own error that a Python worker raised, from Spark's message about it.
 

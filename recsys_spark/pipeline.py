@@ -17,7 +17,7 @@ import recsys_spark.publish.stage as publish_stage
 import recsys_spark.recommend.stage as recommend_stage
 import recsys_spark.report.stage as report_stage
 import recsys_spark.train.stage as train_stage
-from recsys_spark.errors import ConfigError
+from recsys_spark.errors import ConfigError, comes_from
 from recsys_spark.job_labels import labelled_jobs
 from recsys_spark.redaction import redacted
 from recsys_spark.runs.lease import Lease, held
@@ -150,7 +150,8 @@ def _run_with_events(context: StageContext, stage: Stage) -> dict[str, Any]:
     try:
         details = _run_labelled(context, stage)
     except BaseException as error:
-        kind: EventType = "FAIL" if isinstance(error, Exception) else "ABORT"
+        # Of Ctrl-C, Spark may make an error of its own: the job that it has cancelled.
+        kind: EventType = "ABORT" if comes_from(error, (KeyboardInterrupt, SystemExit)) else "FAIL"
         # What it may have written is no table of the run: nobody reads it.
         events.write(kind, _inputs(context, stage, []), (), error)
         raise

@@ -12,7 +12,7 @@ from types import FrameType
 import click
 from pyspark.sql import SparkSession
 
-from recsys_spark.errors import RecsysError, error_from_full_disk, error_from_reader, error_from_worker
+from recsys_spark.errors import RecsysError, comes_from, error_from_full_disk, error_from_reader, error_from_worker
 from recsys_spark.progress import JsonLines, configure_logging
 from recsys_spark.redaction import redact
 
@@ -68,7 +68,7 @@ def _raise_sigint(number: int, frame: FrameType | None) -> None:
 
 def was_interrupted(error: BaseException) -> bool:
     """Return whether a person or a scheduler has ended the command, even if cleaning up failed of it afterwards."""
-    return any(isinstance(each, KeyboardInterrupt | click.Abort) for each in _chain(error))
+    return comes_from(error, (KeyboardInterrupt, click.Abort))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

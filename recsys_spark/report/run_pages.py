@@ -47,7 +47,9 @@ def _state(run: Run, stages: list[str], log: list[Publication]) -> str:
         marks.append("forced")
     if marks:
         return ", ".join(marks)
-    return "not published" if len(stages) >= len(STAGES) - 1 else "unfinished"
+    # There are features only where some are configured.
+    wanted = set(STAGES[: STAGES.index("publish")]) - {"features"}
+    return "not published" if wanted <= set(stages) else "unfinished"
 
 
 def print_runs(console: Console, lines: list[RunLine]) -> None:

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
-from recsys_spark import cli, runs_cli
+from recsys_spark import cli
 from recsys_spark.cli import main
+from recsys_spark.commands import runs as runs_cli
 from recsys_spark.published import read_current, read_current_table
 from recsys_spark.runs.publication_log import current_publication, publications
 from recsys_spark.runs.run_directory import Run, find_runs
