@@ -251,8 +251,8 @@ def test_biases_are_part_of_predictions_and_lists(spark: SparkSession, tmp_path:
 @pytest.mark.slow
 def test_settings_are_chosen_by_pysparks_own_tuning(spark: SparkSession, tmp_path: Path) -> None:
     ratings = frame(spark, triples())
-    als = ALS(rank=2, maxIter=2, seed=1, coldStartStrategy="drop")
-    grid = ParamGridBuilder().addGrid(als.regParam, [0.05, 50.0]).build()
+    als = ALS(rank=2, maxIter=5, seed=1, coldStartStrategy="drop")
+    grid = ParamGridBuilder().addGrid(als.regParam, [1.0, 50.0]).build()
     evaluator = RegressionEvaluator(metricName="rmse", labelCol="rating")
     tuning: dict[str, Any] = {"estimator": als, "estimatorParamMaps": grid, "evaluator": evaluator, "seed": 1}
     chosen = CrossValidator(**tuning, numFolds=2, parallelism=2).fit(ratings)
