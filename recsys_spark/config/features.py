@@ -47,8 +47,8 @@ class ItemFeaturesConfig(TableFile):
         default=0.25,
         gt=0,
         le=1e6,
-        description="told as drifted, beside the newest published run: a mean that moved by so many standard "
-        "deviations, or values whose shares moved by so much in total",
+        description="told as drifted, beside the table that the newest published encoder was fitted to: a mean that "
+        "moved by so many standard deviations, or values whose shares moved by so much in total",
     )
 
     factor_map: FactorMapConfig = FactorMapConfig()

@@ -34,8 +34,8 @@ def measure_new_items(context: StageContext) -> list[Estimate]:
     -------
     list of Estimate
         ``content``, by what their features say of them; ``popularity_in_hindsight``, by how many ratings the items were
-        to get, which nobody can know of a new item; ``random``, what lists in random order reach in the mean. Users
-        without a vector get lists by hindsight from either. Empty where no item is held out, or every one is.
+        to get, which nobody can know of a new item; ``random``, what lists in random order reach in the mean. Of users
+        with a vector: the others have no list by features. Empty where no item is held out, or every one is.
 
     Notes
     -----
@@ -56,13 +56,15 @@ def measure_new_items(context: StageContext) -> list[Estimate]:
     of_candidates = held_out.join(
         context.spark.createDataFrame(pa.table({"item_index": pa.array(items, pa.int32())})), "item_index", "left_semi"
     )
-    relevant = relevant_items(of_candidates, config.relevant_rating).persist()
+    vectors = model.rows_for_lists(context.spark)
+    of_known = of_candidates.join(vectors.select("user_index"), "user_index", "left_semi")
+    relevant = relevant_items(of_known, config.relevant_rating).persist()
     try:
         n_relevant = relevant.select(F.size("relevant").alias("n")).toArrow()["n"].to_numpy()
         if len(n_relevant) == 0:
             return []
         candidates = _candidates(context, model, features, items.astype(np.int32), n_ratings)
-        estimates = _measure(context, relevant, model.rows_for_lists(context.spark), candidates)
+        estimates = _measure(context, relevant, vectors, candidates)
     finally:
         relevant.unpersist()
         context.storage.remove(_lists_folder(context))

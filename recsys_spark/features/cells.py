@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from recsys_spark.config.features import FeatureColumn
 
 # What Unicode takes for letters, digits and underscores: two of them at least are a word.
+# Its square, and the sum of many squares, are still numbers.
+_LARGEST = 1e150
 _WORD = r"(?U)\b\w\w+\b"
 
 
@@ -72,7 +74,7 @@ def _cell(name: str, column: FeatureColumn) -> Column:
 
 def _number(text: Column) -> Column:
     number = text.try_cast("double")
-    return F.when(F.abs(number) < F.lit(float("inf")), number)
+    return F.when(F.abs(number) < F.lit(_LARGEST), number)
 
 
 def _quoted(separator: str) -> str:

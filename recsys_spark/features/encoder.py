@@ -129,10 +129,9 @@ class Encoder:
         return hashlib.sha256(f"{FORMAT} {content}".encode()).hexdigest()[:16]
 
     def has_settings(self, columns: dict[str, FeatureColumn]) -> bool:
-        """Return whether the encoder was fitted with these settings."""
-        return {feature.name: feature.settings for feature in self.features} == {
-            name: column.model_dump() for name, column in columns.items()
-        }
+        """Return whether the encoder was fitted with these settings, in this order: cells are told by their place."""
+        fitted = [(feature.name, feature.settings) for feature in self.features]
+        return fitted == [(name, column.model_dump()) for name, column in columns.items()]
 
     def as_json(self) -> str:
         """Return the encoder as the text of a file."""
@@ -156,18 +155,22 @@ class Encoder:
                 allowed=str(FORMAT),
                 remedy="set item_features.encoder: fit",
             )
-        encoder = cls(
-            tuple(
-                FeatureEncoding(**{**feature, "statistics": CellStatistics(**feature["statistics"])})
-                for feature in content["features"]
+        try:
+            encoder = cls(
+                tuple(
+                    FeatureEncoding(**{**feature, "statistics": CellStatistics(**feature["statistics"])})
+                    for feature in content["features"]
+                )
             )
-        )
-        if encoder.version != content["version"]:
+            version = encoder.version
+        except (KeyError, TypeError):
+            version = "parts that are missing or of another kind"
+        if version != content.get("version"):
             raise ContractError(
                 "the encoder was changed after it was written",
                 where=where,
-                got=encoder.version,
-                allowed=content["version"],
+                got=version,
+                allowed=str(content.get("version")),
                 remedy="set item_features.encoder: fit, and run again under a new run id",
             )
         return encoder

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.config.features import ItemFeaturesConfig
-from recsys_spark.errors import ContractError
+from recsys_spark.errors import ContractError, RecsysError
 from recsys_spark.features.cells import cell_statistics, typed_cells
 from recsys_spark.features.encoder import CellStatistics, Encoder, FeatureEncoding, fit_encoder
 from recsys_spark.features.item_features import encode_cells, encoder_path, listed_items, read_encoder
@@ -75,8 +76,16 @@ def _published_encoder(context: StageContext) -> tuple[Run, Encoder] | None:
     root = context.run.root
     for entry in reversed(publications(root, context.storage)):
         run = entry.run(root)
-        if run != context.run and context.storage.exists(encoder_path(run)):
+        if run == context.run or not context.storage.exists(encoder_path(run)):
+            continue
+        try:
             return run, read_encoder(run, context.storage)
+        except RecsysError as error:
+            assert context.config.item_features is not None
+            if context.config.item_features.encoder == "published":
+                raise
+            log.warning(f"features: drift is not measured: {error}")
+            return None
     return None
 
 
@@ -111,7 +120,7 @@ def _write(context: StageContext, cells: DataFrame, encoder: Encoder) -> dict[st
     n_without = known.join(context.read(ITEM_FEATURES), "item_id", "left_anti").count()
     if n_without:
         log.warning(
-            f"item_features lacks {n_without:,} of the {known.count():,} rated items: to the models they are average",
+            f"item_features lacks {n_without:,} of the {known.count():,} rated items: to the models they have no value",
             extra={"fields": {"items": n_without}},
         )
     return {"n_new_items": n_new, "n_without_features": n_without}
@@ -166,7 +175,8 @@ def _tell_one(
         "n_unreadable": found.n_unreadable,
         "n_unknown_values": len(left_out),
         "n_uses_of_unknown_values": sum(left_out.values()),
-        "drift": drift,
+        # JSON has no infinity: a column that was constant has no unit to measure by.
+        "drift": None if drift is None or math.isinf(drift) else drift,
         "has_drifted": drift is not None and drift > threshold,
     }
     context.progress.say(
@@ -182,7 +192,7 @@ def _tell_one(
     if one["has_drifted"]:
         unit = "standard deviations of its mean" if feature.kind == "numeric" else "of its values' shares"
         log.warning(
-            f"item_features.{feature.name} has drifted by {drift:.3g} {unit} since the newest published run",
-            extra={"fields": {"feature": feature.name, "drift": drift}},
+            f"item_features.{feature.name} has drifted by {drift:.3g} {unit} since the table of the published encoder",
+            extra={"fields": {"feature": feature.name, "drift": one["drift"]}},
         )
     return one

@@ -25,13 +25,17 @@ class Entries(NamedTuple):
 def mean_and_deviation(values: Float64Array) -> tuple[float, float]:
     """Return mean and standard deviation (of the population) of the values that are not NaN; 0 and 0 of none.
 
-    The sums are exact before they are rounded once, so that the order of the values does not matter.
+    The sums are exact before they are rounded once, so that the order of the values does not matter. Equal values have
+    a deviation of 0, and so have those whose deviation may be the rounding of their mean alone.
     """
     known = values[~np.isnan(values)]
     if not len(known):
         return 0.0, 0.0
+    if known.min() == known.max():
+        return float(known[0]), 0.0
     mean = math.fsum(known) / len(known)
-    return mean, math.sqrt(math.fsum((known - mean) ** 2) / len(known))
+    deviation = math.sqrt(math.fsum((known - mean) ** 2) / len(known))
+    return mean, deviation if deviation > len(known) * float(np.finfo(np.float64).eps) * abs(mean) else 0.0
 
 
 def standardised(values: Float64Array, mean: float, deviation: float) -> Entries:

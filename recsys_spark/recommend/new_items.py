@@ -15,7 +15,7 @@ from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array
 from recsys_spark.kernels.factor_map import fit_factor_map
 from recsys_spark.kernels.feature_regression import PopulationModel
 from recsys_spark.rating_blocks import ITEMS
-from recsys_spark.tables import CONTENT_FACTORS, FEATURE_WEIGHTS, ITEM_FACTORS
+from recsys_spark.tables import CONTENT_FACTORS, FEATURE_WEIGHTS, INDEXED_RATINGS, ITEM_FACTORS
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
@@ -27,7 +27,7 @@ CONTENT = "content"
 
 
 def write_content_factors(context: StageContext) -> dict[str, int]:
-    """Write ``content_factors``: vectors of the items that have features and no ratings that were trained on.
+    """Write ``content_factors``: vectors of the items that have features and no ratings.
 
     Returns
     -------
@@ -36,7 +36,8 @@ def write_content_factors(context: StageContext) -> dict[str, int]:
 
     Notes
     -----
-    Features and item factors come to the driver. One join of the items by id.
+    Features, item factors and the indexes of rated items come to the driver. One shuffle of the latter, one join of
+    the items by id.
     """
     features = read_item_features(context) if context.config.recommend.max_new_items > 0 else None
     if features is None:
@@ -46,6 +47,9 @@ def write_content_factors(context: StageContext) -> dict[str, int]:
     index, vectors = collect_rows(trained, ITEMS, biases=model["biases"])
     is_new = features.is_known.copy()
     is_new[index] = False
+    # Ratings that no loss was fitted to, as dislikes where likings alone count, are ratings all the same.
+    rated = context.read(INDEXED_RATINGS).select("item_index").distinct().toArrow()["item_index"].to_numpy()
+    is_new[rated] = False
     new = np.flatnonzero(is_new).astype(np.int32)
     if context.config.train.model == "feature_regression":
         found = _population(context).item_vectors(features.dense()[new])

@@ -60,6 +60,7 @@ def test_the_file_gives_the_same_encoder_back() -> None:
     assert again.version == made.version
     assert made.has_settings(COLUMNS)
     assert not made.has_settings({**COLUMNS, "kind": FeatureColumn(kind="categorical", min_items=3)})
+    assert not made.has_settings(dict(reversed(COLUMNS.items()))), "cells are told by their place"
     other = fit_encoder(COLUMNS, {name: statistics() for name in COLUMNS})
     assert other.version != made.version
 
@@ -70,6 +71,9 @@ def test_a_changed_file_is_refused() -> None:
         Encoder.from_content({**content, "format": 2}, "here")
     content["features"][0]["statistics"]["mean"] = 3.5
     with pytest.raises(ContractError, match="changed after it was written"):
+        Encoder.from_content(content, "here")
+    del content["features"][0]["statistics"]
+    with pytest.raises(ContractError, match="parts that are missing"):
         Encoder.from_content(content, "here")
 
 

@@ -24,7 +24,13 @@ from recsys_spark.kernels.feature_encoding import (
     tf_idf,
 )
 
-FINITE = st.floats(-1e6, 1e6, allow_nan=False, width=32)
+FINITE = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.01, 19.99, 1e-7, 3.3e12])
+@pytest.mark.parametrize("n", [2, 3, 7, 11, 50])
+def test_a_constant_has_no_deviation_though_its_mean_is_rounded(value: float, n: int) -> None:
+    assert mean_and_deviation(np.full(n, value)) == (value, 0.0)
 
 
 @given(st.lists(FINITE | st.just(math.nan), min_size=2, max_size=20))
