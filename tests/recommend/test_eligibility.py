@@ -168,7 +168,7 @@ def test_all_filters_act_inside_the_lists(
     make_context: MakeContext, spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "handlers", [caplog.handler])
     (tmp_path / "deny.csv").write_text(f"item_id\n{item(3)}\n{item(3)}\nno such\n\n")
     allowed = [k for k in range(N_ITEMS) if k != 5]
     (tmp_path / "allow.jsonl").write_text("".join(f'{{"id": "{item(k)}"}}\n' for k in [*allowed, 77, 78]))
@@ -190,7 +190,7 @@ def test_all_filters_act_inside_the_lists(
     ]
     context.write(CATALOGUE, spark.createDataFrame(offered, CATALOGUE.schema))
     scores, rated = write_run(context)
-    with caplog.at_level("WARNING"):
+    with caplog.at_level("WARNING", "recsys_spark"):
         record = stage.run(context)
 
     removed = {3: "denied", 5: "not_allowed", 8: "unavailable", 9: "no_longer_on_sale", 11: "not_in_catalogue"}
