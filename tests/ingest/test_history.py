@@ -137,6 +137,7 @@ def test_days_in_any_order_give_the_tables_of_one_run(make_context: MakeContext,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_thirty_nights_in_any_order_give_the_tables_of_one_run(make_context: MakeContext, tmp_path: Path) -> None:
     days = [day for day in shop_days(45) if (SHOP / f"{day}.csv.gz").exists()]
     random.Random(0).shuffle(days)

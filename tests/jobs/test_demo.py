@@ -18,6 +18,7 @@ from tests.conftest import ROOT, python_path
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.timeout(2400)
 def test_the_demo_runs_from_its_configuration_and_prints_what_it_found(tmp_path: Path) -> None:
     # All ratings of every twelfth reader: the other tests' session lacks adaptive execution and compiled queries.
     with gzip.open(ROOT / "examples/goodbooks/ratings.csv.gz", "rt") as log:

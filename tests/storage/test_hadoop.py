@@ -81,6 +81,7 @@ def test_slow_renames_and_double_listings_do_no_harm(spark: SparkSession, remote
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_faults_of_a_night_are_survived(spark: SparkSession, remote: tuple[FileSystem, str]) -> None:
     _, uri = remote
     nights = [act for act in ACTS if act.name in ("a further night", "rollback")]
