@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _FROM_WORKER = re.compile(r"recsys_spark\.errors\.(\w+): (.*)", re.DOTALL)
 _UNREADABLE = re.compile(
@@ -75,12 +76,15 @@ class ShapeError(RecsysError):
 
 def comes_from(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
     """Return whether an error is of one of these kinds, or came up while one of them was dealt with."""
+    return any(isinstance(each, kinds) for each in with_causes(error))
+
+
+def with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it came from: click, for one, makes another one of Ctrl-C."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, kinds):
-            return True
+        yield seen
         seen = seen.__context__
-    return False
 
 
 def error_from_worker(text: str) -> RecsysError | None:

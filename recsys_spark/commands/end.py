@@ -12,7 +12,14 @@ from types import FrameType
 import click
 from pyspark.sql import SparkSession
 
-from recsys_spark.errors import RecsysError, comes_from, error_from_full_disk, error_from_reader, error_from_worker
+from recsys_spark.errors import (
+    RecsysError,
+    comes_from,
+    error_from_full_disk,
+    error_from_reader,
+    error_from_worker,
+    with_causes,
+)
 from recsys_spark.progress import JsonLines, configure_logging
 from recsys_spark.redaction import redact
 
@@ -71,14 +78,6 @@ def was_interrupted(error: BaseException) -> bool:
     return comes_from(error, (KeyboardInterrupt, click.Abort))
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that it came from: click, for one, makes another one of Ctrl-C."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__context__
-
-
 def stop_spark() -> None:
     """Stop the session, so that nothing of the jobs that were cut off is printed after the last line."""
     # Of this process: what is active may have been forgotten with the call that was cut off. There may be none.
@@ -99,7 +98,7 @@ def tell_end(error: BaseException) -> int:
     int
         As in ``EXIT_CODES``.
     """
-    notes = [note for each in _chain(error) for note in getattr(each, "__notes__", [])]
+    notes = [note for each in with_causes(error) for note in getattr(each, "__notes__", [])]
     go_on = [note.removeprefix(_GO_ON) for note in notes if note.startswith(_GO_ON)]
     if isinstance(error, click.ClickException):
         error.show()
