@@ -26,6 +26,7 @@ from recsys_spark.commands.end import (
     was_interrupted,
 )
 from recsys_spark.commands.examples import add_examples
+from recsys_spark.commands.options import config_option, indexed_run, log_format_option, require_run_id, set_option
 from recsys_spark.commands.report import export_metrics, report
 from recsys_spark.commands.runs import COMMANDS
 from recsys_spark.commands.setup import completion, doctor, init
@@ -38,7 +39,7 @@ from recsys_spark.ingest.headers import list_inputs
 from recsys_spark.ingest.log_files import check_interval, list_log
 from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
 from recsys_spark.interval import Interval, parse_interval
-from recsys_spark.pipeline import require_done, run_stages, stages
+from recsys_spark.pipeline import run_stages, stages
 from recsys_spark.progress import Progress, configure_logging, log_run_id
 from recsys_spark.redaction import redact
 from recsys_spark.report.explanation import explain_user
@@ -78,21 +79,8 @@ def cli() -> None:
 
 def _stage_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
-        click.option(
-            "--config",
-            "config_path",
-            type=click.Path(),
-            required=True,
-            metavar="FILE",
-            help="Pipeline configuration (YAML).",
-        ),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY.PATH=VALUE",
-            help="Override one setting; repeatable.",
-        ),
+        config_option,
+        set_option,
         click.option("--date", metavar="DAY", help="Only events of this day (UTC), YYYY-MM-DD."),
         click.option("--start", metavar="TIME", help="Only events from this time on (UTC unless it says otherwise)."),
         click.option("--end", metavar="TIME", help="Only events before this time."),
@@ -107,7 +95,7 @@ def _stage_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--force", is_flag=True, help="Publish beyond the limits of the gate; leaves a mark in the log."),
         click.option("--dry-run", is_flag=True, help="Show configuration, inputs, plan and targets; write nothing."),
-        click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
+        log_format_option,
     ]
     for option in reversed(options):
         command = option(command)
@@ -221,10 +209,8 @@ def _print_plan(
 
 @cli.command()
 @click.argument("user_id")
-@click.option(
-    "--config", "config_path", type=click.Path(), required=True, metavar="FILE", help="Pipeline configuration (YAML)."
-)
-@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
+@config_option
+@set_option
 @click.option("--date", metavar="DAY", help="The table published for this day; default: the current one.")
 def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | None) -> None:
     """Print one user's history and recommendations from the published table."""
@@ -235,10 +221,8 @@ def show(user_id: str, config_path: str, overrides: Sequence[str], date: str | N
 
 @cli.command()
 @click.argument("row_id", metavar="ID")
-@click.option(
-    "--config", "config_path", type=click.Path(), required=True, metavar="FILE", help="Pipeline configuration (YAML)."
-)
-@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
+@config_option
+@set_option
 @click.option("--date", metavar="DAY", help="The table published for this day; default: the current one.")
 @click.option("--users", "of_users", is_flag=True, help="ID is a user's, not an item's.")
 def similar(row_id: str, config_path: str, overrides: Sequence[str], date: str | None, of_users: bool) -> None:
@@ -267,10 +251,8 @@ def _open_published(
 @cli.command()
 @click.argument("user_id")
 @click.option("--item", "item_id", metavar="ID", help="The item to explain, listed or not; default: the whole list.")
-@click.option(
-    "--config", "config_path", type=click.Path(), required=True, metavar="FILE", help="Pipeline configuration (YAML)."
-)
-@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
+@config_option
+@set_option
 @click.option("--date", metavar="DAY", help="The table published for this day; default: the current one.")
 def why(user_id: str, item_id: str | None, config_path: str, overrides: Sequence[str], date: str | None) -> None:
     """Say why a user gets the published list, or why an item stands where it does, or not at all.
@@ -283,12 +265,10 @@ def why(user_id: str, item_id: str | None, config_path: str, overrides: Sequence
 
 
 @cli.command()
-@click.option(
-    "--config", "config_path", type=click.Path(), required=True, metavar="FILE", help="Pipeline configuration (YAML)."
-)
-@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
+@config_option
+@set_option
 @click.option("--run-id", metavar="ID", help="A run whose index stage is done.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@log_format_option
 def plan(config_path: str, overrides: Sequence[str], run_id: str | None, log_format: Literal["text", "json"]) -> None:
     """Say what training will take, before it: blocks, solvers, bytes, memory, time; exit with 2 if it cannot fit.
 
@@ -296,16 +276,9 @@ def plan(config_path: str, overrides: Sequence[str], run_id: str | None, log_for
     """
     configure_logging(log_format)
     config = load_config(config_path, overrides)
-    if run_id is None:
-        raise ConfigError(
-            "plan needs a run whose index stage is done, and none was named",
-            remedy=f"recsys-spark ingest --config {config_path} --run-id NAME, the same with index, then plan",
-        )
+    run_id = require_run_id("plan", config_path, run_id)
     spark = build_session(f"recsys-plan-{config.name}")
-    storage = storage_for(config.output.path, spark)
-    run = open_run(config.output.path, storage, run_id=run_id, first_stage="plan", interval=None)
-    require_done("plan", ("ingest", "index"), run, storage)
-    plans = plan_run(StageContext(spark, config, run, storage, Progress.for_stream(log_format)))
+    plans = plan_run(indexed_run("plan", config, spark, run_id, log_format))
     try:
         found, reason = choose_exchange(config.train, plans, has_storage=True)
     except ConfigError:

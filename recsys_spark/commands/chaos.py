@@ -14,6 +14,7 @@ from rich.table import Table as Grid
 
 from recsys_spark.chaos.campaign import ACTS, Outcome, run_campaign
 from recsys_spark.chaos.faulty_storage import KINDS
+from recsys_spark.commands.options import set_option
 from recsys_spark.config.file import load_config
 from recsys_spark.errors import RecsysError
 from recsys_spark.progress import configure_logging
@@ -31,7 +32,7 @@ log = logging.getLogger("recsys_spark")
     metavar="FILE",
     help="Test the storage of its output.path, in a new folder.",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting.")
+@set_option
 @click.option(
     "--most", type=click.IntRange(min=1), metavar="N", help="Operations of an act that are hit; default: all."
 )
@@ -41,9 +42,10 @@ def chaos(config_path: str | None, overrides: tuple[str, ...], most: int | None)
     Without Spark, in a temporary folder, or where --config puts its runs; what it writes there is removed.
     """
     configure_logging("text")
-    # Warnings of the faults are what is wanted here.
-    log.setLevel(logging.ERROR)
     with ExitStack() as stack:
+        # Warnings of the faults are what is wanted here; what the process does afterwards may warn again.
+        stack.callback(log.setLevel, log.level)
+        log.setLevel(logging.ERROR)
         if config_path is None:
             root, spark = stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys_spark_chaos_")), None
         else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from recsys_spark.commands.options import config_option, set_option
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config.file import load_config
 from recsys_spark.errors import ConfigError
@@ -20,18 +21,14 @@ from recsys_spark.runs.run_directory import STAGES, Run, StageContext, find_runs
 from recsys_spark.session import build_session
 from recsys_spark.storage import Storage, is_local, join, read_json, storage_for
 
-_CONFIG = click.option(
-    "--config", "config_path", type=click.Path(), metavar="FILE", required=True, help="Pipeline configuration (YAML)."
-)
-_SET = click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting.")
 _OUTPUT = click.option("--output", metavar="FILE", help="Write there, on this machine or any storage.")
 
 
 @click.command()
 @click.argument("run_id", metavar="RUN", required=False)
 @click.option("--compare", nargs=2, metavar="RUN_A RUN_B", help="Two runs side by side, instead of one.")
-@_CONFIG
-@_SET
+@config_option
+@set_option
 @_OUTPUT
 def report(
     run_id: str | None, compare: tuple[str, str] | None, config_path: str, overrides: Sequence[str], output: str | None
@@ -57,8 +54,8 @@ def report(
 
 @click.command("export-metrics")
 @click.argument("run_id", metavar="RUN")
-@_CONFIG
-@_SET
+@config_option
+@set_option
 @_OUTPUT
 def export_metrics(run_id: str, config_path: str, overrides: Sequence[str], output: str | None) -> None:
     """Print the numbers of a run as OpenMetrics text: rows, times, measures with intervals, and what they beat.

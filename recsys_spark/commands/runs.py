@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from recsys_spark.byte_sizes import human_size
+from recsys_spark.commands.options import config_option, set_option
 from recsys_spark.config.file import load_config
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.progress import configure_logging
@@ -52,19 +53,7 @@ class _Place:
 
 
 def _with_config(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting."),
-        click.option(
-            "--config",
-            "config_path",
-            type=click.Path(),
-            required=True,
-            metavar="FILE",
-            help="Pipeline configuration (YAML).",
-        ),
-    ):
-        command = option(command)
-    return command
+    return config_option(set_option(command))
 
 
 def _open(name: str, config_path: str, overrides: tuple[str, ...], *, with_spark: bool = False) -> _Place:

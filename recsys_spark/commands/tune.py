@@ -10,26 +10,22 @@ import click
 from rich.console import Console
 from rich.table import Table as Grid
 
+from recsys_spark.commands.options import config_option, indexed_run, log_format_option, require_run_id, set_option
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config.file import load_config
-from recsys_spark.errors import ConfigError
 from recsys_spark.evaluate.trials import best_first
 from recsys_spark.evaluate.tuning import Search, search
-from recsys_spark.pipeline import require_done
-from recsys_spark.progress import Progress, configure_logging
-from recsys_spark.runs.run_directory import StageContext, open_run
+from recsys_spark.progress import configure_logging
 from recsys_spark.session import build_session
 from recsys_spark.storage import join, storage_for
 
 
 @click.command()
-@click.option(
-    "--config", "config_path", type=click.Path(), required=True, metavar="FILE", help="Pipeline configuration (YAML)."
-)
-@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")
+@config_option
+@set_option
 @click.option("--run-id", metavar="ID", help="A run whose index stage is done.")
 @click.option("--output", metavar="FILE", help="Where the configuration with the best settings goes. Default: the run.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@log_format_option
 def tune(
     config_path: str,
     overrides: Sequence[str],
@@ -44,17 +40,11 @@ def tune(
     """
     configure_logging(log_format)
     config = load_config(config_path, overrides)
-    if run_id is None:
-        raise ConfigError(
-            "tune needs a run whose index stage is done, and none was named",
-            remedy=f"recsys-spark ingest --config {config_path} --run-id NAME, the same with index, then tune",
-        )
+    run_id = require_run_id("tune", config_path, run_id)
     spark = build_session(f"recsys-tune-{config.name}")
-    storage = storage_for(config.output.path, spark)
-    run = open_run(config.output.path, storage, run_id=run_id, first_stage="tune", interval=None)
-    require_done("tune", ("ingest", "index"), run, storage)
-    found = search(StageContext(spark, config, run, storage, Progress.for_stream(log_format)))
-    target = output or join(run.path, "tuning", "best.yaml")
+    context = indexed_run("tune", config, spark, run_id, log_format)
+    found = search(context)
+    target = output or join(context.run.path, "tuning", "best.yaml")
     storage_for(target, spark).write_text(target, best_config(config, found).as_yaml())
     if log_format == "text":
         console = Console()
