@@ -69,11 +69,15 @@ HELD_OUT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A library to be timed: ``fit`` takes a number of iterations, ``factors`` what it returns."""
+    """A library to be timed: ``fit`` takes a number of iterations, ``factors`` what it returns.
+
+    The longer fit has ``n_times`` as many iterations: those of a fast library would drown in the noise of the rest.
+    """
 
     name: str
     fit: Callable[[int], Any]
     factors: Callable[[Any], Factors]
+    n_times: int = 1
 
 
 def main() -> None:
@@ -90,7 +94,7 @@ def main() -> None:
     result = sizes | {"rank": config.rank, "loss": config.loss, "cores": cores, "blocks": n_blocks}
     print(", ".join(f"{value:,} {name}" if name in sizes else f"{name} {value}" for name, value in result.items()))
 
-    libraries = [our_library(spark, frame, training, config)]
+    libraries = [our_library(spark, frame, training, config, arguments.our_times)]
     if arguments.against == "mllib":
         libraries.append(mllib_library(frame, training, config))
     elif arguments.against == "implicit":
@@ -114,6 +118,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--loss", choices=["squared", "implicit"], default="squared")
     parser.add_argument("--against", choices=["mllib", "implicit", "nothing"], default="mllib")
     parser.add_argument("--iterations", type=int, default=5, help="of the longer fit, at least 2")
+    parser.add_argument("--our-times", type=int, default=1, help="how many times as many iterations ours fits")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds of both libraries")
     parser.add_argument("--final-iterations", type=int, default=10, help="of the models compared; 0: compare none")
     parser.add_argument("--solver", choices=["auto", "cholesky", "dual", "cg", "subspace"], default="auto")
@@ -168,7 +173,9 @@ def frame_of(spark: SparkSession, ratings: Ratings, n_blocks: int) -> DataFrame:
     return frame
 
 
-def our_library(spark: SparkSession, frame: DataFrame, training: Ratings, config: TrainConfig) -> Library:
+def our_library(
+    spark: SparkSession, frame: DataFrame, training: Ratings, config: TrainConfig, n_times: int = 1
+) -> Library:
     """Return this package."""
 
     def fit(iterations: int) -> Any:
@@ -181,7 +188,7 @@ def our_library(spark: SparkSession, frame: DataFrame, training: Ratings, config
             progress=Progress(),
         )
 
-    return Library("ours", fit, lambda model: Factors(model.user_vectors, model.item_vectors))
+    return Library("ours", fit, lambda model: Factors(model.user_vectors, model.item_vectors), n_times)
 
 
 def mllib_library(frame: DataFrame, training: Ratings, config: TrainConfig) -> Library:
@@ -218,7 +225,7 @@ def time_iterations(libraries: list[Library], iterations: int, n_rounds: int) ->
     seconds: dict[str, list[float]] = {library.name: [] for library in libraries}
     for number in range(1, n_rounds + 1):
         for library in libraries:
-            per_iteration, whole = seconds_per_iteration(library.fit, 1, iterations)
+            per_iteration, whole = seconds_per_iteration(library.fit, 1, iterations * library.n_times)
             seconds[library.name].append(per_iteration)
             print(
                 f"round {number}: {library.name} {per_iteration:.2f} s per iteration ({whole:.1f} s for the fit)",

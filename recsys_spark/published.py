@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pa_fs
+
+from recsys_spark.arrow_file_system import arrow_file_system
 
 if TYPE_CHECKING:
     # Programs that read with pyarrow have no Spark.
@@ -70,7 +71,7 @@ def read_current_table(
     FileNotFoundError
         If nothing was published there, or the run has no such table.
     """
-    system, root = _file_system(uri)
+    system, root = arrow_file_system(uri)
     entry = _current_entry(system, root)
     run = f"{root}/runs/date={entry['date']}/run={entry['run_id']}"
     files = _read_json(system, f"{run}/manifest.json")["files"].get(table)
@@ -79,13 +80,6 @@ def read_current_table(
     paths = [f"{run}/{file['path']}" for file in files]
     found: pa.Table = ds.dataset(paths, filesystem=system, format="parquet").to_table(columns=columns, filter=filter)
     return found
-
-
-def _file_system(uri: str) -> tuple[pa_fs.FileSystem, str]:
-    if re.match(r"^[a-z0-9]+:", uri):
-        system, root = pa_fs.FileSystem.from_uri(uri)
-        return system, root.rstrip("/")
-    return pa_fs.LocalFileSystem(), str(Path(uri).absolute())
 
 
 def _current_entry(system: pa_fs.FileSystem, root: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Files outside Spark's own reads and writes: listing inputs, small JSON files, create-if-absent.
 
 Local paths are handled by the standard library; every other scheme goes through the Hadoop file system
-of the session's JVM, so that whatever Spark can read, this can list.
+of the session's JVM, so that whatever Spark can read, this can list; over Spark Connect, where there is
+none, through pyarrow.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def storage_for(path: str, spark: SparkSession | None = None) -> Storage:
     Raises
     ------
     ConfigError
-        If a remote path is given without a session; over Spark Connect, if it is not local and absolute.
+        If a remote path is given without a session; over Spark Connect, if it is relative, or pyarrow cannot reach it.
     """
     if spark is not None and is_connect(spark):
         return _storage_over_connect(path)
@@ -113,13 +114,17 @@ def storage_for(path: str, spark: SparkSession | None = None) -> Storage:
 
 
 def _storage_over_connect(path: str) -> Storage:
-    """Return the file system that client and server share; a client has no way to any other."""
-    if is_local(path) and local_path(path).is_absolute():
+    """Return the file system that client and server share, or what pyarrow reaches: there is no JVM to ask."""
+    if not is_local(path):
+        from recsys_spark.storage.arrow import ArrowStorage
+
+        return ArrowStorage(path)
+    if local_path(path).is_absolute():
         return LocalStorage()
     raise ConfigError(
         "over Spark Connect, files have to be where both client and server see them",
         where=path,
-        allowed="an absolute path on a file system that both share",
+        allowed="an absolute path on a file system that both share, or a URI of an object store",
         remedy="write the path so, or run the job by spark-submit",
     )
 
