@@ -56,7 +56,8 @@ from recsys_spark.kernels.pair_scores import pair_scores
 from recsys_spark.progress import Progress
 from recsys_spark.rating_blocks import SIDES
 from recsys_spark.session import build_session, default_parallelism
-from recsys_spark.train import Factorization, fit_factors
+from recsys_spark.storage import LocalStorage
+from recsys_spark.train import Continuation, Factorization, fit_factors
 from recsys_spark.train.observations import observations
 from recsys_spark.train.side_blocks import block_ratings
 
@@ -179,14 +180,17 @@ def our_library(
     """Return this package."""
 
     def fit(iterations: int) -> Any:
-        return fit_factors(
-            spark,
-            frame,
-            config.model_copy(update={"iterations": iterations}),
-            n_users=training.n_users,
-            n_items=training.n_items,
-            progress=Progress(),
-        )
+        # What is routed lies there between half-iterations.
+        with tempfile.TemporaryDirectory(prefix="recsys_benchmark_") as folder:
+            return fit_factors(
+                spark,
+                frame,
+                config.model_copy(update={"iterations": iterations}),
+                n_users=training.n_users,
+                n_items=training.n_items,
+                progress=Progress(),
+                continuation=Continuation(storage=LocalStorage(), folder=folder),
+            )
 
     return Library("ours", fit, lambda model: Factors(model.user_vectors, model.item_vectors), n_times)
 

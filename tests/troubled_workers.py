@@ -1,16 +1,20 @@
-"""Worker functions that are killed once."""
+"""Worker functions that are killed once, or that hang once until somebody else does their work."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyspark import TaskContext
 
 from recsys_spark.recommend.lists import rank_users_with_pairs
+
+_LONGEST_WAIT = 300.0
 
 
 def killed_once(batches: Iterator[pa.RecordBatch], folder: str, **given: Any) -> Iterator[pa.RecordBatch]:
@@ -19,6 +23,22 @@ def killed_once(batches: Iterator[pa.RecordBatch], folder: str, **given: Any) ->
         yield lists
         if _takes(Path(folder, "kill")):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hanging_once(batches: Iterator[pa.RecordBatch], folder: str, **given: Any) -> Iterator[pa.RecordBatch]:
+    """Worker: as `killed_once`, but one task with users waits until another attempt has done its work."""
+    context = TaskContext.get()
+    assert context is not None
+    mark = Path(folder, f"partition-{context.partitionId()}")
+    is_copy = mark.exists()
+    yield from killed_once(batches, folder, **given)
+    if is_copy:
+        mark.with_suffix(".copied").touch()
+    elif _takes(Path(folder, "hang")):
+        mark.touch()
+        until = time.monotonic() + _LONGEST_WAIT
+        while not mark.with_suffix(".copied").exists() and time.monotonic() < until:
+            time.sleep(0.05)
 
 
 def _takes(flag: Path) -> bool:

@@ -1,8 +1,13 @@
-"""Nights with Spark that are hurt: a worker is killed."""
+"""Nights with Spark that are hurt: drivers and workers killed, tasks done twice, no room on the disk."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,10 +28,16 @@ from recsys_spark.runs.publication_log import publications
 from recsys_spark.runs.run_directory import Run, find_runs
 from recsys_spark.storage import LocalStorage
 from tests import troubled_workers
-from tests.conftest import small_config
+from tests.conftest import ROOT, python_path, small_config
+from tests.dying_driver import MOMENTS
+from tests.train.test_lost_executors import spark_home
 from tests.unchecked_nights import context_of, publish_unchecked, with_output
 
 STORAGE = LocalStorage()
+# What a small query of a process of its own need not have.
+PLAIN = ["--conf", "spark.sql.shuffle.partitions=2", "--conf", "spark.sql.adaptive.enabled=false"]
+PLAIN += ["--conf", "spark.sql.codegen.wholeStage=false", "--conf", "spark.sql.codegen.factoryMode=NO_CODEGEN"]
+FAST_JVM = "-XX:TieredStopAtLevel=1"
 
 
 class Shop:
@@ -127,4 +138,129 @@ def test_a_killed_python_worker_costs_an_attempt_and_nothing_else(
     assert "crashed" in capsys.readouterr().err
     assert seen(out) == shop.before
     assert shop.night("n2", out) == 0
+    shop.require_as_undisturbed(out)
+
+
+@pytest.fixture(scope="module")
+def killed(shop: Shop) -> Path:
+    """Return an output path for drivers that are killed one after the other, each going on where the last has died."""
+    shutil.copytree(shop.folder / "one", shop.folder / "killed")
+    return shop.folder / "killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", list(MOMENTS))
+def test_readers_are_none_the_worse_for_a_driver_killed(shop: Shop, killed: Path, moment: str) -> None:
+    command = [sys.executable, "-m", "tests.dying_driver", moment]
+    command += shop.command("n2", killed, "--set", "evaluate.holdout_share=0.2")
+    submit = " ".join([*PLAIN, "--driver-java-options", FAST_JVM, "pyspark-shell"])
+    environment = {**os.environ, "PYTHONPATH": python_path(), "PYSPARK_SUBMIT_ARGS": submit}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    stage = moment.partition(":")[0]
+    assert f"{stage}: started" in done.stderr
+    assert not STORAGE.exists(run_of(killed, "n2").stage_record(stage)), "it was killed inside"
+    assert seen(killed) == (shop.after if moment == "publish: between log and record" else shop.before)
+
+
+@pytest.mark.slow
+def test_the_attempt_after_killed_drivers_gives_the_lists_of_a_night_undisturbed(shop: Shop, killed: Path) -> None:
+    assert shop.night("n2", killed, "--set", "evaluate.holdout_share=0.2") == 0
+    shop.require_as_undisturbed(killed)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system of 4 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_attempts_and_nothing_else(
+    shop: Shop, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, ballast = small_disk / "out", small_disk / "ballast"
+    shutil.copytree(shop.folder / "one", out)
+    reached: list[int] = []
+    told: list[str] = []
+    for room in range(0, 2_000_000, 150_000):
+        ballast.unlink(missing_ok=True)
+        free = shutil.disk_usage(small_disk).free
+        ballast.write_bytes(bytes(max(0, free - room)))
+        if (code := shop.night("n2", out)) == 0:
+            break
+        assert code in (1, 2)
+        # A report comes after publishing: without room for it, readers have the new lists already.
+        is_published = publications(str(out), STORAGE)[-1].run_id == "n2"
+        assert seen(out) == (shop.after if is_published else shop.before)
+        told.append(capsys.readouterr().err)
+        reached.append(told[-1].count(": done after"))
+    assert "no room is left on a disk" in told[0]
+    assert len(reached) >= 3, "it was full several times"
+    assert sum(reached) >= 2, "and at several stages"
+    shop.require_as_undisturbed(out)
+
+
+@pytest.fixture
+def two_hosts(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """Start a cluster whose two workers take each other for other machines: only there, tasks are done twice."""
+    home = spark_home(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address, daemon = f"spark://127.0.0.1:{port}", [str(home / "bin" / "spark-class")]
+    of_master = ["org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", port, "--webui-port", "0"]
+    of_worker = ["org.apache.spark.deploy.worker.Worker", "--cores", "1", "--memory", "1g", "--webui-port", "0"]
+    of_workers = [[*of_worker, "--host", host, address] for host in ("127.0.0.1", "127.0.0.2")]
+    environment = {**os.environ, "SPARK_HOME": str(home), "SPARK_DAEMON_MEMORY": "256m", "PYTHONPATH": python_path()}
+    with (tmp_path / "cluster.log").open("w") as log:
+        daemons = [
+            subprocess.Popen([*daemon, *arguments], env=environment, cwd=tmp_path, stdout=log, stderr=log)
+            for arguments in (of_master, *of_workers)
+        ]
+        yield home, address
+        for process in reversed(daemons):
+            process.terminate()
+        for process in daemons:
+            process.wait()
+
+
+@pytest.mark.cluster
+def test_tasks_done_twice_and_killed_workers_leave_the_same_lists(
+    shop: Shop, two_hosts: tuple[Path, str], tmp_path: Path
+) -> None:
+    out, (home, address) = tmp_path / "out", two_hosts
+    shutil.copytree(shop.folder / "one", out)
+    for flag in ("kill", "hang"):
+        (tmp_path / flag).touch()
+    speculation = {
+        "spark.speculation": "true",
+        "spark.speculation.interval": "100ms",
+        "spark.speculation.quantile": "0.1",
+        "spark.speculation.multiplier": "1.1",
+        "spark.speculation.minTaskRuntime": "100ms",
+        "spark.executor.memory": "1g",
+        "spark.driver.host": "127.0.0.1",
+        "spark.executor.extraJavaOptions": FAST_JVM,
+    }
+    command = [str(home / "bin" / "spark-submit"), "--master", address, *PLAIN]
+    command += [text for name, value in speculation.items() for text in ("--conf", f"{name}={value}")]
+    command += ["--driver-java-options", FAST_JVM, str(ROOT / "tests" / "cluster_night.py"), str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYSPARK_SUBMIT_ARGS"}
+    environment |= {"SPARK_HOME": str(home), "PYTHONPATH": python_path()}
+    done = subprocess.run(
+        [*command, *shop.command("n2", out)], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "kill.fired").exists(), "no worker was killed"
+    assert (tmp_path / "hang.fired").exists(), "no task hung"
+    assert list(tmp_path.glob("partition-*.copied")), "nobody did the work of the task that hung"
     shop.require_as_undisturbed(out)
