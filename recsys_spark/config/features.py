@@ -27,7 +27,10 @@ class FeatureColumn(Section):
     )
     separator: str = Field(default="|", min_length=1, max_length=8, description="multi_valued: between values")
     min_items: int = Field(
-        default=2, ge=1, description="categorical, multi_valued: values of fewer items are left out, and counted"
+        default=2,
+        ge=1,
+        le=1_000_000_000,
+        description="categorical, multi_valued: values of fewer items are left out, and counted",
     )
     max_values: int = Field(
         default=100_000,

@@ -8,6 +8,7 @@ from recsys_spark.features.item_features import (
     read_item_features,
     require_room_for_dense,
 )
+from recsys_spark.features.item_words import words_by_column
 
 __all__ = [
     "ItemFeatures",
@@ -16,4 +17,5 @@ __all__ = [
     "read_encoder",
     "read_item_features",
     "require_room_for_dense",
+    "words_by_column",
 ]

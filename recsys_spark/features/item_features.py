@@ -48,9 +48,9 @@ class ItemFeatures:
     Attributes
     ----------
     rows : SparseRows
-        A row per item, of ``width`` columns; empty where the feature table lacks the item.
+        A row per item, of ``width`` columns; empty where nothing is known of the item.
     is_known : bool array of shape (n_items + n_new,)
-        Whether the feature table has the item.
+        Whether the feature table has the item, with a value in any column.
     column_names : list of str
     n_items : int
         Size of the item index: new items are numbered from here.
@@ -145,12 +145,18 @@ def require_room_for_dense(context: StageContext, n_rows: int, width: int) -> No
 
 
 def encode_cells(cells: DataFrame, encoder: SharedValue[Encoder]) -> DataFrame:
-    """Return the encoded rows of typed cells with an ``item_index``, as the table ``item_features``; no shuffle."""
+    """Return the encoded rows of typed cells with an ``item_index``, as the table ``item_features``; no shuffle.
+
+    Items without any value that is encoded are left out.
+    """
     return cells.mapInArrow(partial(encode_items, encoder=encoder), _SCHEMA)
 
 
 def encode_items(batches: Iterator[pa.RecordBatch], encoder: SharedValue[Encoder]) -> Iterator[pa.RecordBatch]:
-    """Worker: typed cells of items -> their encoded rows, as lists of columns and values."""
+    """Worker: typed cells of items -> their encoded rows, as lists of columns and values.
+
+    An item without any value that is encoded has no row: of all such, the models would know the same.
+    """
     for whole in batches:
         for first in range(0, whole.num_rows, _ITEMS_AT_ONCE):
             batch = whole.slice(first, _ITEMS_AT_ONCE)
@@ -160,11 +166,16 @@ def encode_items(batches: Iterator[pa.RecordBatch], encoder: SharedValue[Encoder
                 for feature, part in zip(encoder.value.features, parts, strict=True)
             ]
             rows = beside_each_other(weighed, batch.num_rows)
-            offsets = pa.array(rows.indptr.astype(np.int32))
+            is_known = np.zeros(batch.num_rows, np.bool_)
+            for part in parts:
+                is_known[part.rows] = True
+            # Rows of which nothing is known are empty: what is left out between two others has no entries.
+            offsets = pa.array(np.append(rows.indptr[:-1][is_known], rows.indptr[-1]).astype(np.int32))
+            known = batch.filter(pa.array(is_known))
             yield pa.RecordBatch.from_arrays(
                 [
-                    batch["item_id"],
-                    batch["item_index"],
+                    known["item_id"],
+                    known["item_index"],
                     pa.ListArray.from_arrays(offsets, pa.array(rows.columns)),
                     pa.ListArray.from_arrays(offsets, pa.array(rows.values)),
                 ],

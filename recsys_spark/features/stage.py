@@ -14,15 +14,16 @@ from recsys_spark.errors import ContractError, RecsysError
 from recsys_spark.features.cells import cell_statistics, typed_cells
 from recsys_spark.features.encoder import CellStatistics, Encoder, FeatureEncoding, fit_encoder
 from recsys_spark.features.item_features import encode_cells, encoder_path, listed_items, read_encoder
+from recsys_spark.features.item_words import item_words
 from recsys_spark.index import write_dense_index
 from recsys_spark.runs.publication_log import publications
 from recsys_spark.runs.run_directory import Run, StageContext
 from recsys_spark.shared_value import shared
 from recsys_spark.storage import join
 from recsys_spark.storage.table_files import list_table_files, read_table_file
-from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS
+from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, ITEM_WORDS, NEW_ITEMS
 
-TABLES = (ITEM_FEATURES, NEW_ITEMS)
+TABLES = (ITEM_FEATURES, ITEM_WORDS, NEW_ITEMS)
 log = logging.getLogger(__name__)
 
 
@@ -34,8 +35,8 @@ def run(context: StageContext) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``encoder`` (its version), ``encoder_of`` (the run that fitted it), ``width``, how many items have features,
-        are new or lack them, what each feature's cells are like, and the files.
+        ``encoder`` (its version), ``encoder_of`` (the run that fitted it), ``width``, how many items are new, how many
+        rated and new ones lack features, what each feature's cells are like, and the files.
 
     Raises
     ------
@@ -51,8 +52,9 @@ def run(context: StageContext) -> dict[str, Any]:
     rows = read_table_file(context.spark, config, "item_features", config.columns)
     typed_cells(rows, config.features).write.mode("error").parquet(work)
     cells = context.spark.read.parquet(work)
-    found = cell_statistics(cells, config.features)
     published = _published_encoder(context)
+    comparable = _comparable(config, None if published is None else published[1])
+    found = cell_statistics(cells, config.features, {name: feature.values for name, feature in comparable.items()})
     encoder, fitted_by = _choose_encoder(context, config, found, published)
     if encoder.width == 0:
         raise ContractError(
@@ -65,10 +67,9 @@ def run(context: StageContext) -> dict[str, Any]:
     counts = _write(context, cells, encoder)
     counts |= _count_rows(context, rows, cells)
     context.storage.remove(work)
-    before = None if published is None else published[1]
     files = [file.as_dict() for file in list_table_files(config, "item_features", context.spark)]
     told = {"encoder": encoder.version, "encoder_of": fitted_by, "width": encoder.width}
-    return told | counts | {"features": _tell(context, config, encoder, found, before), "files": files}
+    return told | counts | {"features": _tell(context, config, encoder, found, comparable), "files": files}
 
 
 def _published_encoder(context: StageContext) -> tuple[Run, Encoder] | None:
@@ -87,6 +88,13 @@ def _published_encoder(context: StageContext) -> tuple[Run, Encoder] | None:
             log.warning(f"features: drift is not measured: {error}")
             return None
     return None
+
+
+def _comparable(config: ItemFeaturesConfig, before: Encoder | None) -> dict[str, FeatureEncoding]:
+    """Return those features of an earlier encoder that are configured now as they were."""
+    now = {name: column.model_dump() for name, column in config.features.items()}
+    earlier = () if before is None else before.features
+    return {feature.name: feature for feature in earlier if now.get(feature.name) == feature.settings}
 
 
 def _choose_encoder(
@@ -117,13 +125,31 @@ def _write(context: StageContext, cells: DataFrame, encoder: Encoder) -> dict[st
     with shared(context.spark, encoder) as everywhere:
         indexed = cells.join(listed_items(context), "item_id")
         context.write(ITEM_FEATURES, encode_cells(indexed, everywhere))
-    n_without = known.join(context.read(ITEM_FEATURES), "item_id", "left_anti").count()
-    if n_without:
+    words = item_words(cells, encoder)
+    if words is not None:
+        context.write(ITEM_WORDS, words)
+    return {"n_new_items": n_new} | _count_without_features(context)
+
+
+def _count_without_features(context: StageContext) -> dict[str, int]:
+    """Count the items of which nothing is known; warn of them."""
+    is_rated = F.col("item_index") < F.lit(context.record("index")["n_items"])
+    without = listed_items(context).join(context.read(ITEM_FEATURES), "item_id", "left_anti")
+    row = without.agg(F.count_if(is_rated).alias("rated"), F.count_if(~is_rated).alias("new")).collect()[0]
+    counts = {"n_without_features": int(row["rated"]), "n_new_without_features": int(row["new"])}
+    if row["rated"]:
         log.warning(
-            f"item_features lacks {n_without:,} of the {known.count():,} rated items: to the models they have no value",
-            extra={"fields": {"items": n_without}},
+            f"item_features says nothing of {row['rated']:,} rated items: they are not in it, or no value of theirs "
+            "could be encoded; to the models they are average",
+            extra={"fields": {"items": row["rated"]}},
         )
-    return {"n_new_items": n_new, "n_without_features": n_without}
+    if row["new"]:
+        log.warning(
+            f"item_features has no value that could be encoded for {row['new']:,} items that nobody has rated: "
+            "they are not listed as new",
+            extra={"fields": {"items": row["new"]}},
+        )
+    return counts
 
 
 def _count_rows(context: StageContext, rows: DataFrame, cells: DataFrame) -> dict[str, int]:
@@ -150,15 +176,13 @@ def _tell(
     config: ItemFeaturesConfig,
     encoder: Encoder,
     found: dict[str, CellStatistics],
-    before: Encoder | None,
+    earlier: dict[str, FeatureEncoding],
 ) -> list[dict[str, Any]]:
     """Say what the cells of each feature are like, and how far they are from those that were published before."""
-    earlier = {} if before is None else {feature.name: feature for feature in before.features}
     told = []
     for feature in encoder.features:
         statistics, reference = found[feature.name], earlier.get(feature.name)
-        comparable = reference is not None and reference.settings == feature.settings
-        drift = reference.drift(statistics) if reference is not None and comparable else None
+        drift = None if reference is None else reference.drift(statistics)
         told.append(_tell_one(context, feature, statistics, drift, config.drift_threshold))
     return told
 
@@ -166,24 +190,31 @@ def _tell(
 def _tell_one(
     context: StageContext, feature: FeatureEncoding, found: CellStatistics, drift: float | None, threshold: float
 ) -> dict[str, Any]:
-    left_out = feature.left_out(found)
+    n_left_out, n_uses = feature.left_out(found)
     one = {
         "name": feature.name,
         "kind": feature.kind,
         "width": feature.width,
         "n_missing": found.n_missing,
         "n_unreadable": found.n_unreadable,
-        "n_unknown_values": len(left_out),
-        "n_uses_of_unknown_values": sum(left_out.values()),
+        "n_unknown_values": n_left_out,
+        "n_uses_of_unknown_values": n_uses,
         # JSON has no infinity: a column that was constant has no unit to measure by.
         "drift": None if drift is None or math.isinf(drift) else drift,
         "has_drifted": drift is not None and drift > threshold,
     }
     context.progress.say(
         f"features: {feature.name} ({feature.kind}): {feature.width:,} columns, missing for {found.n_missing:,} items"
-        + (f", {len(left_out):,} values without a column, used {sum(left_out.values()):,} times" if left_out else ""),
+        + (f", {n_left_out:,} values without a column, used {n_uses:,} times" if n_left_out else ""),
         **one,
     )
+    most = feature.settings.get("max_values")
+    if most is not None and found.n_frequent > most:
+        log.warning(
+            f"item_features.{feature.name}: {found.n_frequent:,} values have min_items items or more; "
+            f"the {most:,} most frequent have columns (max_values)",
+            extra={"fields": {"feature": feature.name, "values": found.n_frequent}},
+        )
     if found.n_unreadable:
         log.warning(
             f"item_features.{feature.name}: {found.n_unreadable:,} cells are no numbers; they count as missing",
