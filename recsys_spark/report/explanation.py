@@ -30,7 +30,7 @@ from recsys_spark.tables import (
 )
 from recsys_spark.train import constant_of_rows, prepare_fixed, row_problem
 
-SEEN, BLOCKED = "already rated", "blocked for the user"
+SEEN, BLOCKED, UNRATED = "already rated", "blocked for the user", "rated by nobody, and so not popular"
 _ITEMS_AT_ONCE = 1 << 15
 
 
@@ -214,6 +214,8 @@ def _removed(stored: StoredRun, user: RatedUser, items: Items) -> dict[str, Bool
         for reason in sorted({reason for reason in reasons if reason is not None}):
             places = [column for column, found in zip(columns, reasons, strict=True) if found == reason]
             masks[reason] = _mask(np.array(places, np.int64), n_items)
+    if user.vector is None:
+        masks[UNRATED] = items.n_ratings == 0
     masks[BLOCKED] = _mask(items.columns(user.blocked), n_items)
     masks[SEEN] = _mask(items.columns(_seen(stored, user.rated)), n_items)
     return masks
@@ -279,7 +281,9 @@ def _popularity(
             scores[columns[mine]] = values[mine]
             is_rated = _mask(columns[mine], len(items.labels))
     # Lists are made from the items that may be recommended to somebody.
-    is_candidate = ~np.any([removed[name] for name in removed if name not in (SEEN, BLOCKED)] or [own < 0], axis=0)
+    is_candidate = ~np.any(
+        [removed[name] for name in removed if name not in (SEEN, BLOCKED, UNRATED)] or [own < 0], axis=0
+    )
     if segment is None or not (is_rated & is_candidate).any():
         return overall.astype(np.float32), None
     narrow = overall.astype(np.float32).astype(np.float64)
