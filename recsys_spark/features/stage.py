@@ -43,7 +43,7 @@ def run(context: StageContext) -> dict[str, Any]:
     ConfigError
         If the file or a column is not there.
     ContractError
-        If the table has no items, or nothing of it can be encoded.
+        If the table has no item of the log, or nothing that it says of them can be encoded.
     """
     config = context.config.item_features
     assert config is not None
@@ -56,6 +56,9 @@ def run(context: StageContext) -> dict[str, Any]:
     comparable = _comparable(config, None if published is None else published[1])
     found = cell_statistics(cells, config.features, {name: feature.values for name, feature in comparable.items()})
     encoder, fitted_by = _choose_encoder(context, config, found, published)
+    # What is odd about the table is told before it is refused.
+    counts = _count_rows(context, rows, cells)
+    features = _tell(context, config, encoder, found, comparable)
     if encoder.width == 0:
         raise ContractError(
             "no feature has a value that could be encoded",
@@ -64,12 +67,11 @@ def run(context: StageContext) -> dict[str, Any]:
             remedy="check the columns' names and separators, and min_items",
         )
     context.storage.write_text(encoder_path(context.run), encoder.as_json())
-    counts = _write(context, cells, encoder)
-    counts |= _count_rows(context, rows, cells)
+    counts |= _write(context, cells, encoder)
     context.storage.remove(work)
     files = [file.as_dict() for file in list_table_files(config, "item_features", context.spark)]
     told = {"encoder": encoder.version, "encoder_of": fitted_by, "width": encoder.width}
-    return told | counts | {"features": _tell(context, config, encoder, found, comparable), "files": files}
+    return told | counts | {"features": features, "files": files}
 
 
 def _published_encoder(context: StageContext) -> tuple[Run, Encoder] | None:
@@ -128,15 +130,18 @@ def _write(context: StageContext, cells: DataFrame, encoder: Encoder) -> dict[st
     words = item_words(cells, encoder)
     if words is not None:
         context.write(ITEM_WORDS, words)
-    return {"n_new_items": n_new} | _count_without_features(context)
+    return {"n_new_items": n_new} | _count_without_features(context, cells)
 
 
-def _count_without_features(context: StageContext) -> dict[str, int]:
-    """Count the items of which nothing is known; warn of them."""
-    is_rated = F.col("item_index") < F.lit(context.record("index")["n_items"])
+def _count_without_features(context: StageContext, cells: DataFrame) -> dict[str, int]:
+    """Count the items of which nothing is known; warn of them, and stop where these are all rated items."""
+    n_rated = context.record("index")["n_items"]
+    is_rated = F.col("item_index") < F.lit(n_rated)
     without = listed_items(context).join(context.read(ITEM_FEATURES), "item_id", "left_anti")
     row = without.agg(F.count_if(is_rated).alias("rated"), F.count_if(~is_rated).alias("new")).collect()[0]
     counts = {"n_without_features": int(row["rated"]), "n_new_without_features": int(row["new"])}
+    if row["rated"] == n_rated:
+        raise _nothing_known(context, cells)
     if row["rated"]:
         log.warning(
             f"item_features says nothing of {row['rated']:,} rated items: they are not in it, or no value of theirs "
@@ -150,6 +155,31 @@ def _count_without_features(context: StageContext) -> dict[str, int]:
             extra={"fields": {"items": row["new"]}},
         )
     return counts
+
+
+def _nothing_known(context: StageContext, cells: DataFrame) -> ContractError:
+    """Return why nothing is known of any rated item: none is in the table, or what it says of them has no column."""
+    assert context.config.item_features is not None
+    where, known = f"item_features: {context.config.item_features.path}", context.read(ITEM_INDEX)
+    n_common = known.join(cells, "item_id", "left_semi").count()
+    if n_common:
+        return ContractError(
+            "no rated item has a value that could be encoded",
+            where=where,
+            got=f"{n_common:,} rated items in the table",
+            remedy="check the kinds of the features, separators and min_items",
+        )
+    found, rated = (
+        ", ".join(repr(row["item_id"]) for row in frame.select("item_id").orderBy("item_id").limit(3).collect())
+        for frame in (cells, known)
+    )
+    return ContractError(
+        "none of the rated items is in the feature table",
+        where=where,
+        got=found or "no items",
+        allowed=f"items of the log, such as {rated}",
+        remedy="set item_features.item to the column with the log's own ids: they are compared as text, exactly",
+    )
 
 
 def _count_rows(context: StageContext, rows: DataFrame, cells: DataFrame) -> dict[str, int]:
@@ -208,18 +238,7 @@ def _tell_one(
         + (f", {n_left_out:,} values without a column, used {n_uses:,} times" if n_left_out else ""),
         **one,
     )
-    most = feature.settings.get("max_values")
-    if most is not None and found.n_frequent > most:
-        log.warning(
-            f"item_features.{feature.name}: {found.n_frequent:,} values have min_items items or more; "
-            f"the {most:,} most frequent have columns (max_values)",
-            extra={"fields": {"feature": feature.name, "values": found.n_frequent}},
-        )
-    if found.n_unreadable:
-        log.warning(
-            f"item_features.{feature.name}: {found.n_unreadable:,} cells are no numbers; they count as missing",
-            extra={"fields": {"feature": feature.name, "cells": found.n_unreadable}},
-        )
+    _warn_of_cells(feature, found)
     if one["has_drifted"]:
         unit = "standard deviations of its mean" if feature.kind == "numeric" else "of its values' shares"
         log.warning(
@@ -227,3 +246,21 @@ def _tell_one(
             extra={"fields": {"feature": feature.name, "drift": one["drift"]}},
         )
     return one
+
+
+def _warn_of_cells(feature: FeatureEncoding, found: CellStatistics) -> None:
+    """Warn of cells that may be meant otherwise than they are taken."""
+    lists = [value for value in feature.values if value.startswith(('["', "[]"))]
+    most, told = feature.settings.get("max_values"), list[tuple[int, str]]()
+    if most is not None and found.n_frequent > most:
+        told.append(
+            (found.n_frequent, f"values have min_items items or more; {most:,} have columns, the most frequent")
+        )
+    if feature.kind == "categorical" and lists:
+        told.append((len(lists), f"values are lists, such as {lists[0]}; kind: multi_valued takes them apart"))
+    if found.n_unreadable:
+        told.append((found.n_unreadable, "cells are no numbers; they count as missing"))
+    for count, text in told:
+        log.warning(
+            f"item_features.{feature.name}: {count:,} {text}", extra={"fields": {"feature": feature.name, "n": count}}
+        )

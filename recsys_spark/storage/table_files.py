@@ -119,5 +119,5 @@ def _select(frame: DataFrame, path: str, where: str, columns: dict[str, str]) ->
 
 def _text(frame: DataFrame, column: str) -> Column:
     """Return a column as text; lists as JSON, as they stand in JSON lines too."""
-    cell = F.col(f"`{column}`")
+    cell = F.col("`" + column.replace("`", "``") + "`")
     return F.to_json(cell) if isinstance(frame.schema[column].dataType, ArrayType) else cell.cast("string")

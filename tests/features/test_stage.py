@@ -176,6 +176,24 @@ def test_absent_columns_and_tables_without_a_value_are_named(make_context: MakeC
         stage.run(context)
 
 
+def test_a_table_that_says_nothing_of_the_rated_items_is_refused(
+    make_context: MakeContext, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
+    kinds = {"a`b": {"kind": "categorical", "min_items": 1}}
+    lines = ['A;1;["x"]', 'B.0;2;["x","y"]']
+    (tmp_path / "lists.csv").write_text("\n".join(["item;year;a`b", *lines]) + "\n")
+    context = make_run(make_context, tmp_path, "r1", [], path=str(tmp_path / "lists.csv"), features=kinds)
+    with caplog.at_level("WARNING"), pytest.raises(ContractError) as caught:
+        stage.run(context)
+    for text in ("none of the rated items is in the feature table", "got: 'A', 'B.0'", "such as 'a', 'b', 'c'"):
+        assert text in str(caught.value)
+    assert 'a`b: 2 values are lists, such as ["x","y"]; kind: multi_valued takes them apart' in caplog.text
+    context = make_run(make_context, tmp_path, "r2", ["a;?;x;", "z;2;x;"], features={"year": {"kind": "numeric"}})
+    with pytest.raises(ContractError, match=r"no rated item has a value that could be encoded\n(.|\n)*1 rated items"):
+        stage.run(context)
+
+
 def test_of_many_values_the_driver_sees_the_frequent_ones_and_sums(spark: SparkSession) -> None:
     columns = {
         "year": FeatureColumn(kind="numeric"),
