@@ -112,7 +112,8 @@ def _select(frame: DataFrame, path: str, where: str, columns: dict[str, str]) ->
                 where=f"{path}: {where}.{role}",
                 got=repr(column),
                 allowed=", ".join(map(repr, frame.columns)),
-                remedy="set it to one of the file's own columns",
+                remedy="set it to one of the file's own columns"
+                + (f", or {where}.delimiter to what stands between them" if len(frame.columns) == 1 else ""),
             )
     return frame.select(*[_text(frame, column).alias(role) for role, column in columns.items()])
 

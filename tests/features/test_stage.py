@@ -171,6 +171,9 @@ def test_absent_columns_and_tables_without_a_value_are_named(make_context: MakeC
     context = make_run(make_context, tmp_path, "r1", ["a;1;x;"], features={"colour": {"kind": "text"}})
     with pytest.raises(ConfigError, match=r"item_features.features.colour\n  got: 'colour'"):
         stage.run(context)
+    context = make_run(make_context, tmp_path, "r3", ["a;1;x;"], delimiter=",")
+    with pytest.raises(ConfigError, match=r"'item;year;genres;words'\n(.|\n)*or item_features.delimiter to what"):
+        stage.run(context)
     context = make_run(make_context, tmp_path, "r2", ["a;1;x;"], features={"genres": {"kind": "categorical"}})
     with pytest.raises(ContractError, match=r"no feature has a value that could be encoded(.|\n)*min_items"):
         stage.run(context)
