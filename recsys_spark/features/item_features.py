@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.byte_sizes import human_size
 from recsys_spark.errors import ConfigError
@@ -39,6 +39,9 @@ _SCHEMA = "item_id string, item_index int, columns array<int>, values array<floa
 _ITEMS_AT_ONCE = 1 << 14
 # Beside the rows themselves: what a task makes of them.
 _LARGEST_SHARE_OF_A_WORKER = 0.5
+_LARGEST_SHARE_OF_THE_DRIVER = 0.5
+# The normal equations, what they are added up from, and their inverse or its factor.
+_SQUARES_HELD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +142,22 @@ def require_room_for_dense(context: StageContext, n_rows: int, width: int) -> No
             where="item_features.features",
             got=f"{n_rows:,} items, {width:,} columns: {human_size(needed)}",
             allowed=human_size(least),
-            remedy="raise min_items, lower n_hashes, or raise spark.driver.maxResultSize and "
+            remedy="raise min_items, lower max_values or n_hashes, or raise spark.driver.maxResultSize and "
             "spark.executor.pyspark.memory",
+        )
+
+
+def require_room_for_regression(spark: SparkSession, width: int) -> None:
+    """Refuse so many columns that a regression on all of them, solved on the driver, would take half of its memory."""
+    machine = session_limits(spark).machine_bytes
+    needed = _SQUARES_HELD * 8 * (width + 1) ** 2
+    if machine is not None and needed > _LARGEST_SHARE_OF_THE_DRIVER * machine:
+        raise ConfigError(
+            "the encoded features have too many columns for a regression on all of them",
+            where="item_features.features",
+            got=f"{width:,} columns: {human_size(needed)}",
+            allowed=human_size(int(_LARGEST_SHARE_OF_THE_DRIVER * machine)),
+            remedy="raise min_items, lower max_values or n_hashes, or use a driver with more memory",
         )
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyspark.sql import SparkSession
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from recsys_spark.config.features import FeatureColumn
-from recsys_spark.errors import ContractError
+from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.features import item_features
 from recsys_spark.features.encoder import CellStatistics, Encoder, fit_encoder
 from recsys_spark.features.item_features import encode_items
+from recsys_spark.session import SessionLimits
 from recsys_spark.shared_value import SharedValue
 
 COLUMNS = {
@@ -71,6 +74,17 @@ def test_columns_are_those_of_a_plain_sort(counts: dict[str, int], least: int, m
     left_out = feature.left_out(found)
     assert left_out[0] + len(feature.values) == len(counts)
     assert left_out[1] + sum(feature.statistics.counts.values()) == sum(counts.values())
+
+
+def test_a_regression_on_more_columns_than_the_driver_has_room_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = SessionLimits(cores=2, machine_bytes=48 * 101**2)
+    monkeypatch.setattr(item_features, "session_limits", lambda spark: limits)
+    spark = cast(SparkSession, None)
+    item_features.require_room_for_regression(spark, 100)
+    with pytest.raises(ConfigError, match=r"too many columns(.|\n)*got: 101 columns(.|\n)*lower max_values"):
+        item_features.require_room_for_regression(spark, 101)
+    monkeypatch.setattr(item_features, "session_limits", lambda spark: replace(limits, machine_bytes=None))
+    item_features.require_room_for_regression(spark, 10**6)
 
 
 def test_drift_counts_what_is_missing_as_a_value() -> None:
