@@ -95,7 +95,8 @@ def _hash(word: Column, n_hashes: int) -> Column:
 
 def _number(text: Column) -> Column:
     number = text.try_cast("double")
-    return F.when(F.abs(number) < F.lit(_LARGEST), number)
+    # Spark would take 12d and 12f for numbers, as they are in a program's text.
+    return F.when(~text.rlike("[dDfF]$") & (F.abs(number) < F.lit(_LARGEST)), number)
 
 
 def _quoted(separator: str) -> str:

@@ -206,9 +206,14 @@ def test_of_many_values_the_driver_sees_the_frequent_ones_and_sums(spark: SparkS
     # e, d, c, b, a are of 5, 4, 3, 2, 2 items, and forty names of one item each.
     held = [("e", range(5)), ("d", range(4)), ("c", range(3)), ("b", (5, 6)), ("a", (5, 6))]
     names = [[name for name, items in held if i in items] + [f"{i}-{k}" for k in range(4)] for i in range(10)]
-    rows = [(f"i{i}", str(i), "|".join(own), "one two two three four") for i, own in enumerate(names)]
+    years = ["1", " 2 ", "3d", "-4F", "1e3", "NaN", "Infinity", "1,5", "1e200", ""]
+    rows = [(f"i{i}", years[i], "|".join(own), "one two two three four") for i, own in enumerate(names)]
     frame = spark.createDataFrame(rows, "item string, year string, by string, plot string")
-    found = cell_statistics(typed_cells(frame, columns), columns, {"by": ["7-1", "gone", "e"]})["by"]
+    statistics = cell_statistics(typed_cells(frame, columns), columns, {"by": ["7-1", "gone", "e"]})
+    assert (statistics["year"].n_missing, statistics["year"].n_unreadable) == (7, 6)
+    assert statistics["year"].mean == pytest.approx(1003 / 3)
+    assert sum(statistics["plot"].counts.values()) in (10, 20), "both hashes of every item, or one"
+    found = statistics["by"]
     # Of b and a, as frequent, there is no room for either: c is the third.
     assert found.counts == {"e": 5, "d": 4, "c": 3, "7-1": 1}
     assert (found.n_values, found.n_uses, found.n_frequent) == (45, 16 + 40, 5)
