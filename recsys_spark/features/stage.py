@@ -59,11 +59,18 @@ def run(context: StageContext) -> dict[str, Any]:
     # What is odd about the table is told before it is refused.
     counts = _count_rows(context, rows, cells)
     features = _tell(context, config, encoder, found, comparable)
+    if counts["n_items"] == 0:
+        raise ContractError(
+            "the feature table has no items",
+            where=f"item_features: {config.path}",
+            got=f"{counts['n_rows']:,} rows, none with an item",
+            remedy="check item_features.item and format: a file of JSON lines has one object on each line",
+        )
     if encoder.width == 0:
         raise ContractError(
             "no feature has a value that could be encoded",
             where=f"item_features: {config.path}",
-            got=f"{next(iter(found.values())).n_items:,} items",
+            got=f"{counts['n_items']:,} items",
             remedy="check the columns' names and separators, and min_items",
         )
     context.storage.write_text(encoder_path(context.run), encoder.as_json())

@@ -174,6 +174,23 @@ def test_absent_columns_and_tables_without_a_value_are_named(make_context: MakeC
     context = make_run(make_context, tmp_path, "r3", ["a;1;x;"], delimiter=",")
     with pytest.raises(ConfigError, match=r"'item;year;genres;words'\n(.|\n)*or item_features.delimiter to what"):
         stage.run(context)
+    # One array of objects, in several lines and in one.
+    (tmp_path / "array.json").write_text(json.dumps([{"item": "a", "genres": "x"}], indent=1))
+    as_json = {
+        "path": str(tmp_path / "array.json"),
+        "format": "jsonl",
+        "delimiter": ",",
+        "features": {"genres": {"kind": "text"}},
+    }
+    context = make_run(make_context, tmp_path, "r4", [], **as_json)
+    with pytest.raises(ConfigError, match=r"no such column(.|\n)*one object on each line"):
+        stage.run(context)
+    (tmp_path / "array.json").write_text(json.dumps([{"item": "a", "genres": "x"}] * 2))
+    context = make_run(make_context, tmp_path, "r5", [], **as_json)
+    with pytest.raises(
+        ContractError, match=r"has no items\n(.|\n)*1 rows, none with an item(.|\n)*one object on each line"
+    ):
+        stage.run(context)
     context = make_run(make_context, tmp_path, "r2", ["a;1;x;"], features={"genres": {"kind": "categorical"}})
     with pytest.raises(ContractError, match=r"no feature has a value that could be encoded(.|\n)*min_items"):
         stage.run(context)
