@@ -80,6 +80,10 @@ class Table:
             ) from error
 
 
+# A reader of one user or item reads one row group: some thousands of lists, a few milliseconds.
+_POINT_READ_BYTES = 1 << 20
+
+
 def _plain(kind: DataType) -> str:
     return kind.simpleString()
 
@@ -185,6 +189,23 @@ ITEM_FEATURES = Table(
 )
 
 
+ITEM_WORDS = Table(
+    "item_words",
+    StructType(
+        [
+            _ITEM_ID,
+            _column(
+                "words",
+                ArrayType(StructType([StructField("column", IntegerType()), StructField("word", StringType())])),
+                "the distinct words of its texts, each with the encoded column that it is hashed to",
+            ),
+        ]
+    ),
+    ("item_id",),
+    _POINT_READ_BYTES,
+)
+
+
 def _factor_columns() -> list[StructField]:
     return [
         _column("factors", ArrayType(FloatType()), "one value per factor"),
@@ -231,8 +252,6 @@ FEATURE_WEIGHTS = Table(
     ),
     ("column",),
 )
-# A reader of one user reads one row group: some thousands of lists, a few milliseconds.
-_POINT_READ_BYTES = 1 << 20
 _SOURCES = "what made the entry: cf, fold_in, content, segment_popular or popular"
 _ENTRY = [
     _column("item_id", StringType(), "the caller's id, unchanged"),

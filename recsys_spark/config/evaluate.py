@@ -98,4 +98,6 @@ class EvaluateConfig(Section):
             raise ValueError("activity_bounds must be ascending and at least 1")
         if self.from_day is not None and self.split != "time":
             raise ValueError("from_day is for split: time")
+        if self.holdout_items_share > 0 and self.holdout_share == 0:
+            raise ValueError("holdout_items_share needs holdout_share above 0: with 0, nothing is measured")
         return self

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from recsys_spark.config.recommend import TableFile
 from recsys_spark.config.section import Section
+
+_KINDS_OF_SETTING = {
+    "separator": ("multi_valued",),
+    "min_items": ("categorical", "multi_valued"),
+    "max_values": ("categorical", "multi_valued"),
+    "n_hashes": ("text",),
+}
 
 
 class FeatureColumn(Section):
@@ -20,10 +27,34 @@ class FeatureColumn(Section):
     )
     separator: str = Field(default="|", min_length=1, max_length=8, description="multi_valued: between values")
     min_items: int = Field(
-        default=2, ge=1, description="categorical, multi_valued: values of fewer items are left out, and counted"
+        default=2,
+        ge=1,
+        le=1_000_000_000,
+        description="categorical, multi_valued: values of fewer items are left out, and counted",
+    )
+    max_values: int = Field(
+        default=100_000,
+        ge=1,
+        le=1_000_000,
+        description="categorical, multi_valued: of more values, the most frequent have columns; the others are counted",
     )
     n_hashes: int = Field(default=256, ge=1, le=1 << 20, description="text: columns that words are hashed to")
     weight: float = Field(default=1.0, gt=0, le=1e6, description="what the encoded numbers are multiplied by")
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> FeatureColumn:
+        for name, kinds in _KINDS_OF_SETTING.items():
+            if name in self.model_fields_set and self.kind not in kinds:
+                raise ValueError(f"{name} is for kind: {' and '.join(kinds)}; it does nothing for kind: {self.kind}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _of_kind(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is stored is what counts, and can be read again.
+        content: dict[str, Any] = handler(self)
+        return {
+            name: value for name, value in content.items() if self.kind in _KINDS_OF_SETTING.get(name, (self.kind,))
+        }
 
 
 class FactorMapConfig(Section):
@@ -87,3 +118,9 @@ class FeatureRegressionConfig(Section):
         default=True, description="false: users are drawn towards the mean rating alone, not towards a common model"
     )
     population_reg_param: float = Field(default=10.0, gt=0, le=1e9, description="penalty of the population's weights")
+
+    @model_validator(mode="after")
+    def _check_population(self) -> FeatureRegressionConfig:
+        if not self.population and self.population_reg_param != type(self).model_fields["population_reg_param"].default:
+            raise ValueError("population_reg_param is for population: true")
+        return self

@@ -42,6 +42,8 @@ class SimilarConfig(Section):
             raise ValueError("relevant_rating is for method: cosine, jaccard and llr")
         if self.content_weight > 0 and self.method != "factors":
             raise ValueError("content_weight is for method: factors")
+        if self.method == "content" and self.shrink != type(self).model_fields["shrink"].default:
+            raise ValueError("shrink is about ratings, and does nothing for method: content")
         return self
 
     @property

@@ -18,6 +18,12 @@ class TableFile(Section):
     format: Literal["csv", "jsonl", "parquet"] = "csv"
     delimiter: str = Field(default=",", min_length=1, max_length=8)
 
+    @model_validator(mode="after")
+    def _check_delimiter(self) -> TableFile:
+        if self.format != "csv" and self.delimiter != ",":
+            raise ValueError(f"delimiter is for format: csv; it does nothing for format: {self.format}")
+        return self
+
     @property
     def columns(self) -> dict[str, str]:
         """The configured columns of the file by their role: the settings that other tables add to these."""

@@ -10,7 +10,12 @@ import yaml
 from pydantic import Field, model_validator
 
 from recsys_spark.config.evaluate import EvaluateConfig
-from recsys_spark.config.features import FeatureRegressionConfig, ItemFeaturesConfig, SideInformationConfig
+from recsys_spark.config.features import (
+    FactorMapConfig,
+    FeatureRegressionConfig,
+    ItemFeaturesConfig,
+    SideInformationConfig,
+)
 from recsys_spark.config.gate import GateConfig
 from recsys_spark.config.history import HistoryConfig
 from recsys_spark.config.input import IngestConfig, InputConfig
@@ -113,6 +118,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check_model(self) -> TrainConfig:
+        if self.model != "feature_regression" and self.feature_regression != FeatureRegressionConfig():
+            raise ValueError("feature_regression is for model: feature_regression")
         if self.model == "factors":
             return self
         taken = ("unobserved_weight", "validation_share", "warm_start", "nonnegative", "exchange", "side_information")
@@ -305,6 +312,16 @@ class PipelineConfig(Section):
         }.items():
             if uses and (self.item_features is None or self.train.is_neighbourhood):
                 raise ValueError(f"{name} needs item_features, and train.model: factors or feature_regression")
+        needs_map = self.recommend.max_new_items > 0 or self.evaluate.holdout_items_share > 0
+        if (
+            self.item_features is not None
+            and self.item_features.factor_map != FactorMapConfig()
+            and not (needs_map and self.train.model == "factors")
+        ):
+            raise ValueError(
+                "item_features.factor_map is for train.model: factors, with recommend.max_new_items or "
+                "evaluate.holdout_items_share above 0"
+            )
         return self
 
     def fingerprint(self) -> str:

@@ -102,8 +102,9 @@ def measure_errors(scored: DataFrame, given: ErrorInput) -> Errors:
     Returns
     -------
     Errors
-        Of ratings: ``rmse``, ``mae``, ``r2``; of labels: ``log_loss``. ``auc`` (of all pairs) and ``auc_per_user`` (its
-        mean over the users who have both) where there are ones and zeros. ``calibration_error`` of the first predictor.
+        Of ratings: ``rmse``, ``mae``, ``r2``; of labels: ``log_loss``. Where there are ones and zeros: ``auc`` (of all
+        pairs, and of those of each group of users) and ``auc_per_user`` (its mean over the users who have both).
+        ``calibration_error`` of the first predictor.
         The same for every number of partitions.
 
     Notes
@@ -132,7 +133,7 @@ def measure_errors(scored: DataFrame, given: ErrorInput) -> Errors:
 
 
 def _areas(scored: DataFrame, given: ErrorInput) -> list[Estimate]:
-    """Return the AUC of every predictor over all pairs, where there are ones and zeros."""
+    """Return the AUC of every predictor over all pairs, and over those of each group of users."""
     threshold = 0.5 if given.are_labels else given.relevant
     if threshold is None:
         return []
@@ -140,11 +141,15 @@ def _areas(scored: DataFrame, given: ErrorInput) -> list[Estimate]:
         F.struct(F.lit(kind).alias("kind"), F.col(name).alias("score")) for kind, name in enumerate(given.predictors)
     ]
     is_one = (F.col("rating") >= F.lit(threshold)).alias("is_one")
-    pairs = scored.select(is_one, F.explode(F.array(*by_kind)).alias("of_kind")).select("of_kind.*", "is_one")
-    n_kinds = len(by_kind)
-    n_partitions = 1 if given.n_shares == 1 else given.n_shares * n_kinds
-    areas = measure_areas(pairs, n_kinds, n_partitions)
-    return [single(name, "auc", area, given.n_pairs) for name, area in zip(given.predictors, areas, strict=True)]
+    of_kinds = F.explode(F.array(*by_kind)).alias("of_kind")
+    pairs = scored.select(is_one, F.col("n_known").cast("int").alias("n_known"), of_kinds)
+    n_partitions = 1 if given.n_shares == 1 else given.n_shares * len(by_kind)
+    areas = measure_areas(pairs.select("of_kind.*", "is_one", "n_known"), n_partitions, given.activity_bounds)
+    names = segment_names(given)
+    return [
+        replace(single(given.predictors[kind], "auc", area.value, area.n_pairs), segment=names[segment])
+        for (kind, segment), area in sorted(areas.items())
+    ]
 
 
 def segment_names(given: ErrorInput) -> list[str]:

@@ -7,7 +7,9 @@ from recsys_spark.features.item_features import (
     read_encoder,
     read_item_features,
     require_room_for_dense,
+    require_room_for_regression,
 )
+from recsys_spark.features.item_words import words_by_column
 
 __all__ = [
     "ItemFeatures",
@@ -16,4 +18,6 @@ __all__ = [
     "read_encoder",
     "read_item_features",
     "require_room_for_dense",
+    "require_room_for_regression",
+    "words_by_column",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     # Workers import this module, and have no pydantic.
     from recsys_spark.config.features import FeatureColumn
 
-FORMAT = 1
+FORMAT = 2
 """Number of the file's own format: a file of another one is refused."""
 
 
@@ -32,7 +32,11 @@ class CellStatistics:
     mean, deviation : float
         Of a numeric feature.
     counts : dict of str to int
-        Items by value, or by hash of a word.
+        Items by value, of the values that may have a column; or by hash of a word.
+    n_values, n_uses : int
+        Values that there are, with a column or without, and the items of each, added up.
+    n_frequent : int
+        Values of at least ``min_items`` items.
     """
 
     n_items: int
@@ -41,6 +45,9 @@ class CellStatistics:
     mean: float
     deviation: float
     counts: dict[str, int]
+    n_values: int = 0
+    n_uses: int = 0
+    n_frequent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class FeatureEncoding:
     values : list of str
         One per column, of a categorical or multi-valued feature: ascending by their UTF-8 bytes.
     statistics : CellStatistics
+        Their ``counts`` are those of the columns' values alone.
     """
 
     name: str
@@ -84,19 +92,25 @@ class FeatureEncoding:
             return [f"{self.name}#{number}" for number in range(self.width)]
         return [f"{self.name}={value}" for value in self.values]
 
-    def left_out(self, found: CellStatistics) -> dict[str, int]:
-        """Return values of a table that have no column, and how many items hold each."""
+    def left_out(self, found: CellStatistics) -> tuple[int, int]:
+        """Return how many values of a table have no column, and how many items hold each, added up.
+
+        ``found.counts`` has to have all values of the encoder that the table has.
+        """
         if self.kind in ("numeric", "text"):
-            return {}
-        known = set(self.values)
-        return {value: count for value, count in found.counts.items() if value not in known}
+            return 0, 0
+        held = [found.counts[value] for value in self.values if value in found.counts]
+        return found.n_values - len(held), found.n_uses - sum(held)
 
     def drift(self, found: CellStatistics) -> float:
-        """Return how far a table is from the one that this was fitted to: in deviations, or shares (0 to 1)."""
+        """Return how far a table is from the one that this was fitted to: in deviations, or shares (0 to 1).
+
+        Values without a column count as one, and so do missing cells; for ``found.counts`` see `left_out`.
+        """
         before = self.statistics
         if self.kind == "numeric":
             return mean_shift(before.mean, before.deviation, found.mean)
-        names = sorted(before.counts.keys() | found.counts.keys())
+        names = self.values or sorted(before.counts.keys() | found.counts.keys())
         counts = [_counted(statistics, names) for statistics in (before, found)]
         return shares_moved(*counts)
 
@@ -179,7 +193,8 @@ class Encoder:
 def fit_encoder(columns: dict[str, FeatureColumn], found: dict[str, CellStatistics]) -> Encoder:
     """Return the encoder of a table from what its cells are like.
 
-    Values held by at least ``min_items`` items get a column each.
+    Values held by at least ``min_items`` items get a column each: the ``max_values`` of most items, where there are
+    more, and of equally many items those that come first in the order of their UTF-8 bytes. The others are counted.
     """
     features: list[FeatureEncoding] = []
     first = 0
@@ -190,8 +205,11 @@ def fit_encoder(columns: dict[str, FeatureColumn], found: dict[str, CellStatisti
         elif column.kind == "text":
             width = column.n_hashes
         else:
-            frequent = (value for value, count in statistics.counts.items() if count >= column.min_items)
-            values = sorted(frequent, key=str.encode)
+            counts = statistics.counts
+            frequent = (value for value, count in counts.items() if count >= column.min_items)
+            best = sorted(frequent, key=lambda value: (-counts[value], value.encode()))[: column.max_values]
+            values = sorted(best, key=str.encode)
+            statistics = replace(statistics, counts={value: counts[value] for value in values})
             width = len(values)
         features.append(FeatureEncoding(name, column.kind, column.model_dump(), first, width, values, statistics))
         first += width
@@ -199,5 +217,6 @@ def fit_encoder(columns: dict[str, FeatureColumn], found: dict[str, CellStatisti
 
 
 def _counted(statistics: CellStatistics, names: list[str]) -> Int64Array:
-    """Return how many items hold each value, and last how many have none."""
-    return np.array([*(statistics.counts.get(name, 0) for name in names), statistics.n_missing], np.int64)
+    """Return how many items hold each value, any other one (an item may count several times), and none."""
+    counts = [statistics.counts.get(name, 0) for name in names]
+    return np.array([*counts, statistics.n_uses - sum(counts), statistics.n_missing], np.int64)

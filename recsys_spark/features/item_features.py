@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.byte_sizes import human_size
 from recsys_spark.errors import ConfigError
@@ -39,6 +39,9 @@ _SCHEMA = "item_id string, item_index int, columns array<int>, values array<floa
 _ITEMS_AT_ONCE = 1 << 14
 # Beside the rows themselves: what a task makes of them.
 _LARGEST_SHARE_OF_A_WORKER = 0.5
+_LARGEST_SHARE_OF_THE_DRIVER = 0.5
+# The normal equations, what they are added up from, and their inverse or its factor.
+_SQUARES_HELD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,9 @@ class ItemFeatures:
     Attributes
     ----------
     rows : SparseRows
-        A row per item, of ``width`` columns; empty where the feature table lacks the item.
+        A row per item, of ``width`` columns; empty where nothing is known of the item.
     is_known : bool array of shape (n_items + n_new,)
-        Whether the feature table has the item.
+        Whether the feature table has the item, with a value in any column.
     column_names : list of str
     n_items : int
         Size of the item index: new items are numbered from here.
@@ -139,18 +142,38 @@ def require_room_for_dense(context: StageContext, n_rows: int, width: int) -> No
             where="item_features.features",
             got=f"{n_rows:,} items, {width:,} columns: {human_size(needed)}",
             allowed=human_size(least),
-            remedy="raise min_items, lower n_hashes, or raise spark.driver.maxResultSize and "
+            remedy="raise min_items, lower max_values or n_hashes, or raise spark.driver.maxResultSize and "
             "spark.executor.pyspark.memory",
         )
 
 
+def require_room_for_regression(spark: SparkSession, width: int) -> None:
+    """Refuse so many columns that a regression on all of them, solved on the driver, would take half of its memory."""
+    machine = session_limits(spark).machine_bytes
+    needed = _SQUARES_HELD * 8 * (width + 1) ** 2
+    if machine is not None and needed > _LARGEST_SHARE_OF_THE_DRIVER * machine:
+        raise ConfigError(
+            "the encoded features have too many columns for a regression on all of them",
+            where="item_features.features",
+            got=f"{width:,} columns: {human_size(needed)}",
+            allowed=human_size(int(_LARGEST_SHARE_OF_THE_DRIVER * machine)),
+            remedy="raise min_items, lower max_values or n_hashes, or use a driver with more memory",
+        )
+
+
 def encode_cells(cells: DataFrame, encoder: SharedValue[Encoder]) -> DataFrame:
-    """Return the encoded rows of typed cells with an ``item_index``, as the table ``item_features``; no shuffle."""
+    """Return the encoded rows of typed cells with an ``item_index``, as the table ``item_features``; no shuffle.
+
+    Items without any value that is encoded are left out.
+    """
     return cells.mapInArrow(partial(encode_items, encoder=encoder), _SCHEMA)
 
 
 def encode_items(batches: Iterator[pa.RecordBatch], encoder: SharedValue[Encoder]) -> Iterator[pa.RecordBatch]:
-    """Worker: typed cells of items -> their encoded rows, as lists of columns and values."""
+    """Worker: typed cells of items -> their encoded rows, as lists of columns and values.
+
+    An item without any value that is encoded has no row: of all such, the models would know the same.
+    """
     for whole in batches:
         for first in range(0, whole.num_rows, _ITEMS_AT_ONCE):
             batch = whole.slice(first, _ITEMS_AT_ONCE)
@@ -160,11 +183,16 @@ def encode_items(batches: Iterator[pa.RecordBatch], encoder: SharedValue[Encoder
                 for feature, part in zip(encoder.value.features, parts, strict=True)
             ]
             rows = beside_each_other(weighed, batch.num_rows)
-            offsets = pa.array(rows.indptr.astype(np.int32))
+            is_known = np.zeros(batch.num_rows, np.bool_)
+            for part in parts:
+                is_known[part.rows] = True
+            # Rows of which nothing is known are empty: what is left out between two others has no entries.
+            offsets = pa.array(np.append(rows.indptr[:-1][is_known], rows.indptr[-1]).astype(np.int32))
+            known = batch.filter(pa.array(is_known))
             yield pa.RecordBatch.from_arrays(
                 [
-                    batch["item_id"],
-                    batch["item_index"],
+                    known["item_id"],
+                    known["item_index"],
                     pa.ListArray.from_arrays(offsets, pa.array(rows.columns)),
                     pa.ListArray.from_arrays(offsets, pa.array(rows.values)),
                 ],

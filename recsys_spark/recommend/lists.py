@@ -144,8 +144,10 @@ def _ranked(
     users: pa.RecordBatch, items: Candidates, n: int, source: str, segment: int | None = None
 ) -> pa.RecordBatch:
     is_own: BoolArray | None = None
+    # What nobody has rated is not popular: it is listed by its features, or not at all.
+    no_new = items.is_new if source != CF else None
     listed = users["hidden"] if "hidden" in users.schema.names else pa.nulls(users.num_rows, pa.list_(pa.int32()))
-    hidden_indptr, hidden_columns = _hidden_columns(listed, items.column_of_index)
+    hidden_indptr, hidden_columns = _hidden_columns(listed, items.column_of_index, no_new)
     hidden: dict[str, Any] = {"excluded_indptr": hidden_indptr, "excluded_columns": hidden_columns}
     if source == CF and items.neighbours is not None:
         columns, scores = best_by_neighbours(
@@ -166,8 +168,12 @@ def _ranked(
         popularity = items.popularity
         if segment is not None and items.segments is not None:
             popularity, is_own = items.segments.scores(segment, popularity)
+        if no_new is not None:
+            popularity = np.where(no_new, np.float32(-1.0), popularity)
         nothing = np.zeros((users.num_rows, 1), np.float32)
-        columns, scores = best_items(items, nothing, popularity[:, None], biases=True, global_mean=0.0, n=n, **hidden)
+        columns, scores = best_items(
+            items, nothing, popularity[:, None], biases=True, global_mean=0.0, n=n, may_be_new=False, **hidden
+        )
     if source == CF and items.as_probability and items.variety.relevance_weight is None:
         # After ranking: log-odds far from 0 differ where their probabilities no longer do.
         columns, scores = in_order(columns, sigmoid(scores))
@@ -176,7 +182,9 @@ def _ranked(
     sources = _sources(users, columns, source, is_own)
     if source == CF and items.is_new is not None:
         sources = pc.if_else(pa.array(items.is_new[columns[columns >= 0]]), CONTENT, sources)
-    return _list_batch(users["user"], columns, scores, items, sources, n_hidden)
+    n_eligible = len(items.labels) if no_new is None else int((~no_new).sum())
+    reasons = _short_reasons((columns >= 0).sum(axis=1), n_hidden, n, n_eligible, items.variety)
+    return _list_batch(users["user"], columns, scores, items, sources, reasons)
 
 
 def _sources(users: pa.RecordBatch, columns: Int32Array, source: str, is_own: BoolArray | None) -> pa.Array:
@@ -195,12 +203,16 @@ def in_order(columns: Int32Array, scores: Float32Array) -> tuple[Int32Array, Flo
     return np.take_along_axis(columns, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def _hidden_columns(hidden: pa.ListArray, column_of_index: Int32Array) -> tuple[Int64Array, Int32Array]:
-    """Return each user's hidden items as columns; items that are no candidates drop out."""
+def _hidden_columns(
+    hidden: pa.ListArray, column_of_index: Int32Array, is_out: BoolArray | None
+) -> tuple[Int64Array, Int32Array]:
+    """Return each user's hidden items as columns; items that are no candidates, or whose column is out, drop out."""
     lengths = pc.fill_null(pc.list_value_length(hidden), 0).to_numpy(zero_copy_only=False)
     indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     columns = column_of_index[hidden.flatten().to_numpy(zero_copy_only=False)]
     kept = columns >= 0
+    if is_out is not None:
+        kept &= ~is_out.take(columns, mode="clip")
     kept_before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
     return kept_before[indptr], columns[kept]
 
@@ -211,7 +223,7 @@ def _list_batch(
     scores: Float32Array,
     items: Candidates,
     sources: pa.Array,
-    n_hidden: Int64Array,
+    short_reasons: pa.Array,
 ) -> pa.RecordBatch:
     """Turn (m, n) arrays, padded with -1, into one list of structs per user."""
     filled = columns >= 0
@@ -231,7 +243,7 @@ def _list_batch(
         [
             labels,
             pa.ListArray.from_arrays(pa.array(offsets), entries),
-            _short_reasons(lengths, n_hidden, columns.shape[1], items),
+            short_reasons,
         ],
         names=["user", "recommendations", "short_reason"],
     )
@@ -246,12 +258,10 @@ def _distinct_counts(indptr: Int64Array, columns: Int32Array, is_wanted: BoolArr
     return np.bincount(keys // stride, minlength=len(is_wanted))
 
 
-def _short_reasons(lengths: Int64Array, n_hidden: Int64Array, n: int, items: Candidates) -> pa.Array:
+def _short_reasons(lengths: Int64Array, n_hidden: Int64Array, n: int, n_eligible: int, variety: Variety) -> pa.Array:
     # One text for all users of a case: nearly all are of the one whose list is long enough.
     keys, case_of_user = np.unique(n_hidden * (n + 1) + lengths, return_inverse=True)
-    texts = [
-        _short_reason(int(key % (n + 1)), n, len(items.labels), int(key // (n + 1)), items.variety) for key in keys
-    ]
+    texts = [_short_reason(int(key % (n + 1)), n, n_eligible, int(key // (n + 1)), variety) for key in keys]
     return pa.array(texts, pa.string()).take(pa.array(case_of_user))
 
 

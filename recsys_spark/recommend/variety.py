@@ -130,12 +130,14 @@ def best_items(
     n: int,
     excluded_indptr: Int64Array,
     excluded_columns: Int32Array,
+    may_be_new: bool = True,
 ) -> tuple[Int32Array, Float32Array]:
     """List users' items by score, within the limits per category, and re-ranked where that is configured.
 
     Parameters and results are those of `top_n`; ``item_vectors`` may be others than those of the candidates
     (popularity). Marginal relevance chooses from the list that the limits allow, so that they hold for what it
-    chooses, and tells its own values instead of scores.
+    chooses, and tells its own values instead of scores. Without ``may_be_new`` no new item is listed; their scores have
+    to be below those of all others.
     """
     variety = candidates.variety
     rank: Callable[..., tuple[Int32Array, Float32Array]] = top_n
@@ -148,6 +150,10 @@ def best_items(
         user_vectors, item_vectors, biases=biases, global_mean=global_mean, n=variety.places(n),
         excluded_indptr=excluded_indptr, excluded_columns=excluded_columns,
     )  # fmt: skip
+    if candidates.is_new is not None and not may_be_new:
+        # They stand behind all others: what is cut off is the end of a list.
+        is_cut = (columns >= 0) & candidates.is_new.take(columns, mode="clip")
+        columns, scores = np.where(is_cut, np.int32(-1), columns), np.where(is_cut, np.float32(np.nan), scores)
     if variety.relevance_weight is None:
         return columns, scores
     return rerank(columns, scores, _split(candidates)[0], relevance_weight=variety.relevance_weight, n=n)

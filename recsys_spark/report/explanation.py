@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.features import words_by_column
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from recsys_spark.kernels.contributions import Contributions, contributions
 from recsys_spark.kernels.csr_block import build_csr_block
@@ -22,13 +23,14 @@ from recsys_spark.tables import (
     FEATURE_WEIGHTS,
     ITEM_ELIGIBILITY,
     ITEM_INDEX,
+    ITEM_WORDS,
     POPULARITY,
     RECOMMENDATIONS,
     USER_SEGMENTS,
 )
 from recsys_spark.train import constant_of_rows, prepare_fixed, row_problem
 
-SEEN, BLOCKED = "already rated", "blocked for the user"
+SEEN, BLOCKED, UNRATED = "already rated", "blocked for the user", "rated by nobody, and so not popular"
 _ITEMS_AT_ONCE = 1 << 15
 
 
@@ -58,8 +60,9 @@ class Explanation:
     removed_above : dict of str to list of str
         Items of higher scores that filters removed, by the first filter that did.
     of_features : dict of str to float
-        Of a regression on features: what each of the item's features adds, by the user's weights, largest first;
-        and what the score is without them, as ``""``. They add up to the score, or its log-odds, before damping.
+        Of a regression on features: what each of the item's features adds, by the user's weights, largest first (words
+        of a text that share a hash add together); and what the score is without them, as ``""``. They add up to the
+        score, or its log-odds, before damping.
     """
 
     item_id: str
@@ -150,7 +153,11 @@ def explain_user(stored: StoredRun, user_id: str, item_id: str | None = None) ->
     explanations = [_explain(stored, user, placed, int(column), parts, k) for k, column in enumerate(columns)]
     if stored.config.train.model == "feature_regression" and user.vector is not None:
         weights = stored.read(FEATURE_WEIGHTS, ("column", "feature", "weight")).sort_by("column")
-        told = [_features_of(weights, user.vector, items, int(column), stored) for column in columns]
+        words = words_by_column(stored.rows(ITEM_WORDS, ("item_id", "words"), "item_id", asked))
+        told = [
+            _features_of(weights, user.vector, items, int(column), stored, words.get(item, {}))
+            for item, column in zip(asked, columns, strict=True)
+        ]
         explanations = [replace(one, of_features=found) for one, found in zip(explanations, told, strict=True)]
     counts = {reason: int(mask.sum()) for reason, mask in removed.items() if mask.any()}
     lists = stored.config.recommend
@@ -207,6 +214,8 @@ def _removed(stored: StoredRun, user: RatedUser, items: Items) -> dict[str, Bool
         for reason in sorted({reason for reason in reasons if reason is not None}):
             places = [column for column, found in zip(columns, reasons, strict=True) if found == reason]
             masks[reason] = _mask(np.array(places, np.int64), n_items)
+    if user.vector is None:
+        masks[UNRATED] = items.n_ratings == 0
     masks[BLOCKED] = _mask(items.columns(user.blocked), n_items)
     masks[SEEN] = _mask(items.columns(_seen(stored, user.rated)), n_items)
     return masks
@@ -272,7 +281,9 @@ def _popularity(
             scores[columns[mine]] = values[mine]
             is_rated = _mask(columns[mine], len(items.labels))
     # Lists are made from the items that may be recommended to somebody.
-    is_candidate = ~np.any([removed[name] for name in removed if name not in (SEEN, BLOCKED)] or [own < 0], axis=0)
+    is_candidate = ~np.any(
+        [removed[name] for name in removed if name not in (SEEN, BLOCKED, UNRATED)] or [own < 0], axis=0
+    )
     if segment is None or not (is_rated & is_candidate).any():
         return overall.astype(np.float32), None
     narrow = overall.astype(np.float32).astype(np.float64)
@@ -324,13 +335,23 @@ def _explain(
 
 
 def _features_of(
-    weights: pa.Table, vector: Float32Array, items: Items, column: int, stored: StoredRun
+    weights: pa.Table,
+    vector: Float32Array,
+    items: Items,
+    column: int,
+    stored: StoredRun,
+    words: dict[int, list[str]],
 ) -> dict[str, float]:
-    """Return what each feature of an item adds by the user's weights: the population's and the deviations."""
+    """Return what each feature of an item adds by the user's weights: the population's and the deviations.
+
+    Hashes of words, named ``plot#17`` in the model, are told as the item's own words that have them: ``plot=war``.
+    """
     features = items.vectors[column, :-1].astype(np.float64)
     population = weights["weight"].to_numpy()
     added = features * (population + vector[:-1])
     opinion, constant = float(items.vectors[column, -1]), float(stored.record("train")["global_mean"])
     found = {"": constant + opinion - float(features @ population) + float(vector[-1])}
     names = weights["feature"].to_pylist()
+    for k, own in words.items():
+        names[k] = f"{names[k].rpartition('#')[0]}={', '.join(own)}"
     return found | {names[k]: float(added[k]) for k in np.argsort(-added, kind="stable") if features[k] != 0}

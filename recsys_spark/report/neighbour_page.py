@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from recsys_spark.errors import ConfigError, ContractError
-from recsys_spark.features import read_encoder
+from recsys_spark.features import read_encoder, words_by_column
 from recsys_spark.report.user_page import read_rows, read_titles
 from recsys_spark.runs.run_directory import Run
 from recsys_spark.storage import LocalStorage, Storage
-from recsys_spark.tables import CATALOGUE, ITEM_FEATURES, SIMILAR_ITEMS, Table
+from recsys_spark.tables import CATALOGUE, ITEM_FEATURES, ITEM_WORDS, SIMILAR_ITEMS, Table
 
 _MOST_SHARED = 3
 
@@ -74,13 +74,25 @@ def read_neighbours(
 
 
 def _shared_features(run: Run, storage: Storage, items: list[str], reader: SparkSession | None) -> dict[str, list[str]]:
-    """Return which values of its features the first of some items has in common with others, as far as with any."""
+    """Return which values and words the first of some items has in common with others, as far as with any.
+
+    What counts most in the first item comes first. Words that share a hash are not in common.
+    """
     value_of_column = read_encoder(run, storage).value_of_column
-    rows = read_rows(run, ITEM_FEATURES, "item_id", items, reader)
-    values = {row["item_id"]: [value_of_column.get(column) for column in row["columns"]] for row in rows}
-    own = {value for value in values.get(items[0], []) if value is not None}
-    shared = {item: [value for value in held if value in own] for item, held in values.items() if item != items[0]}
-    return {item: held for item, held in shared.items() if held}
+    has_words = storage.exists(run.table_path(ITEM_WORDS))
+    words = words_by_column(read_rows(run, ITEM_WORDS, "item_id", items, reader)) if has_words else {}
+    weight_of: dict[tuple[int, str], float] = {}
+    held: dict[str, set[tuple[int, str]]] = {}
+    for row in read_rows(run, ITEM_FEATURES, "item_id", items, reader):
+        of_item = words.get(row["item_id"], {})
+        for column, weight in zip(row["columns"], row["values"], strict=True):
+            named = of_item.get(column, [value_of_column[column]] if column in value_of_column else [])
+            held.setdefault(row["item_id"], set()).update((column, value) for value in named)
+            if row["item_id"] == items[0]:
+                weight_of.update({(column, value): weight for value in named})
+    best_first = sorted(weight_of, key=lambda key: (-weight_of[key], *key))
+    shared = {item: [key[1] for key in best_first if key in held.get(item, ())] for item in items[1:]}
+    return {item: values for item, values in shared.items() if values}
 
 
 def print_neighbours(console: Console, page: NeighbourPage) -> None:

@@ -112,12 +112,19 @@ def _select(frame: DataFrame, path: str, where: str, columns: dict[str, str]) ->
                 where=f"{path}: {where}.{role}",
                 got=repr(column),
                 allowed=", ".join(map(repr, frame.columns)),
-                remedy="set it to one of the file's own columns",
+                remedy=_remedy(frame.columns, where),
             )
     return frame.select(*[_text(frame, column).alias(role) for role, column in columns.items()])
 
 
+def _remedy(columns: list[str], where: str) -> str:
+    if not columns:
+        return f"check the file, and {where}.format: a file of JSON lines has one object on each line"
+    or_delimiter = f", or {where}.delimiter to what stands between them" if len(columns) == 1 else ""
+    return f"set it to one of the file's own columns{or_delimiter}"
+
+
 def _text(frame: DataFrame, column: str) -> Column:
     """Return a column as text; lists as JSON, as they stand in JSON lines too."""
-    cell = F.col(f"`{column}`")
+    cell = F.col("`" + column.replace("`", "``") + "`")
     return F.to_json(cell) if isinstance(frame.schema[column].dataType, ArrayType) else cell.cast("string")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.errors import ConfigError
-from recsys_spark.features import ItemFeatures
+from recsys_spark.features import ItemFeatures, require_room_for_regression
+from recsys_spark.kernels.method_choice import DUAL_MAX_LENGTH
 from recsys_spark.train.alternating import Continuation, fit_factors
 from recsys_spark.train.feature_regression import fit_feature_regression
 from recsys_spark.train.model import Factorization
@@ -38,8 +39,12 @@ def fit_model(
     Raises
     ------
     ConfigError
-        If a model has no place to be written to, or a regression no features.
+        If a model has no place to be written to, or a regression no features, or more of them than the driver has room
+        for.
     """
+    # Of few items, the population's model is solved in its dual: a system of items, not of columns.
+    if features is not None and (config.side_information is not None or n_items > DUAL_MAX_LENGTH):
+        require_room_for_regression(spark, features.width)
     sizes = {"n_users": n_users, "n_items": n_items}
     if config.model == "factors":
         return fit_factors(

@@ -153,6 +153,9 @@ def _with_id(context: StageContext, error: RowError) -> RowError:
 def _write_factors(context: StageContext, model: Factorization) -> None:
     for side, index, table in ((USERS, USER_INDEX, USER_FACTORS), (ITEMS, ITEM_INDEX, ITEM_FACTORS)):
         rows = model.rows(context.spark, side)
+        if isinstance(model, FeatureModel):
+            # Features give vectors to items of the index without ratings too; they are listed as new, or not at all.
+            rows = rows.where(F.col("n_ratings") > 0)
         context.write(table, context.read(index).join(rows, side.rows))
     if isinstance(model, FeatureModel):
         _write_weights(context, model)

@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from recsys_spark.config.features import ItemFeaturesConfig
 from recsys_spark.config.file import load_config
 from recsys_spark.config.reference import reference
 from recsys_spark.errors import ConfigError
 from tests.conftest import ROOT
+
+NO_POPULATION = {"population": False, "population_reg_param": 1.0}
+
+
+def feature(**settings: object) -> dict[str, dict[str, object]]:
+    return {"item_features": {"path": "x", "features": {"a": settings}}}
 
 
 def message(path: str, *overrides: str) -> str:
@@ -95,6 +102,44 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
         (
             {"item_features": {"path": "x", "features": {"a": {"kinds": 1}}}},
             "did you mean item_features.features.a.kind?",
+        ),
+        (
+            {"item_features": {**feature(kind="text")["item_features"], "format": "parquet", "delimiter": ";"}},
+            "delimiter is for format: csv; it does nothing for format: parquet",
+        ),
+        (feature(kind="numeric", separator="|"), "features.a: separator is for kind: multi_valued; it does nothing"),
+        (feature(kind="categorical", separator=","), "separator is for kind: multi_valued"),
+        (feature(kind="numeric", n_hashes=9), "n_hashes is for kind: text; it does nothing for kind: numeric"),
+        (feature(kind="multi_valued", n_hashes=256), "n_hashes is for kind: text"),
+        (feature(kind="text", min_items=2), "min_items is for kind: categorical and multi_valued"),
+        (feature(kind="numeric", max_values=5), "max_values is for kind: categorical and multi_valued"),
+        (
+            {"train": {"feature_regression": {"population_reg_param": 1.0}}},
+            "feature_regression is for model: feature_regression",
+        ),
+        (
+            {"train": {"model": "feature_regression", "feature_regression": NO_POPULATION}} | feature(kind="text"),
+            "population_reg_param is for population: true",
+        ),
+        (
+            {"item_features": {**feature(kind="text")["item_features"], "factor_map": {"reg_param": 1.0}}},
+            "item_features.factor_map is for train.model: factors, with recommend.max_new_items",
+        ),
+        (
+            {
+                "item_features": {**feature(kind="text")["item_features"], "factor_map": {"min_ratings": 1}},
+                "train": {"model": "feature_regression"},
+                "recommend": {"max_new_items": 1},
+            },
+            "item_features.factor_map is for train.model: factors",
+        ),
+        (
+            {"evaluate": {"holdout_share": 0, "holdout_items_share": 0.1}} | feature(kind="text"),
+            "holdout_items_share needs holdout_share above 0",
+        ),
+        (
+            {"similar_items": {"method": "content", "shrink": 1.0}} | feature(kind="text"),
+            "shrink is about ratings, and does nothing for method: content",
         ),
         ({"recommend": {"max_new_items": 1}}, "recommend.max_new_items needs item_features"),
         ({"evaluate": {"holdout_items_share": 0.1}}, "evaluate.holdout_items_share needs item_features"),
@@ -221,3 +266,21 @@ def test_yaml_of_a_configuration_is_the_same_configuration(write_config: Callabl
     copy = tmp_path / "copy.yaml"
     copy.write_text(config.as_yaml())
     assert load_config(copy) == config
+
+
+def test_stored_settings_of_features_are_those_of_their_kinds_and_can_be_read_again() -> None:
+    columns = {
+        "a": {"kind": "numeric", "weight": 2.0},
+        "b": {"kind": "categorical", "min_items": 3},
+        "c": {"kind": "multi_valued", "separator": ";", "max_values": 7},
+        "d": {"kind": "text"},
+    }
+    config = ItemFeaturesConfig.model_validate({"path": "x", "features": columns})
+    stored = config.model_dump(mode="json")
+    assert {name: set(column) for name, column in stored["features"].items()} == {
+        "a": {"kind", "weight"},
+        "b": {"kind", "weight", "min_items", "max_values"},
+        "c": {"kind", "weight", "min_items", "max_values", "separator"},
+        "d": {"kind", "weight", "n_hashes"},
+    }
+    assert ItemFeaturesConfig.model_validate(stored).model_dump() == config.model_dump()

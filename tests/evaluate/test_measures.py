@@ -93,7 +93,7 @@ def test_errors_of_ratings_are_scikit_learns_in_every_segment(spark: SparkSessio
             for metric, value in expected.items():
                 assert found[name, metric, segment].value == pytest.approx(value, rel=1e-9), (metric, segment)
                 assert found[name, metric, segment].n == mask.sum()
-        assert found[name, "auc", "all"].value == pytest.approx(roc_auc_score(is_one, pairs[name]), rel=1e-12)
+        check_pooled_auc(found, name, pairs, is_one)
         assert found[name, "auc_per_user", "all"].value == pytest.approx(mean_user_auc(pairs, guess, is_one), rel=1e-12)
     distance = check_calibration(errors.calibration, np.clip(pairs["model"], 1, 5), truth)
     error = found["model", "calibration_error", "all"]
@@ -102,6 +102,25 @@ def test_errors_of_ratings_are_scikit_learns_in_every_segment(spark: SparkSessio
     again = measure_errors(frame.repartition(5, "item_index"), error_input())
     for one, other in zip(errors.estimates, again.estimates, strict=True):
         np.testing.assert_array_equal(one.values, other.values, "not the same for other partitions")
+
+
+def check_pooled_auc(
+    found: dict[tuple[str, str, str], Estimate], name: str, pairs: dict[str, np.ndarray], is_one: np.ndarray
+) -> None:
+    """Compare the AUC over the pairs of all users, and of each bucket of their activity, with scikit-learn's."""
+    n_known = pairs["n_known"]
+    buckets = {
+        "all": n_known >= 0,
+        "new users": n_known == 0,
+        "users of 1 to 9 ratings": (n_known >= 1) & (n_known < 10),
+        "users of 10 to 49 ratings": (n_known >= 10) & (n_known < 50),
+        "users of 50 or more ratings": n_known >= 50,
+    }
+    assert {segment for model, metric, segment in found if (model, metric) == (name, "auc")} == set(buckets)
+    for segment, mask in buckets.items():
+        expected = roc_auc_score(is_one[mask], pairs[name][mask])
+        assert found[name, "auc", segment].value == pytest.approx(expected, rel=1e-12), segment
+        assert found[name, "auc", segment].n == mask.sum()
 
 
 def mean_user_auc(pairs: dict[str, np.ndarray], guess: np.ndarray, is_one: np.ndarray) -> float:
@@ -130,7 +149,7 @@ def test_errors_of_labels_are_scikit_learns(spark: SparkSession) -> None:
     labels = pairs["rating"].astype(float)
     for name in ("model", "other"):
         assert found[name, "log_loss", "all"].value == pytest.approx(log_loss(labels, pairs[name]), rel=1e-9)
-        assert found[name, "auc", "all"].value == pytest.approx(roc_auc_score(labels, pairs[name]), rel=1e-12)
+        check_pooled_auc(found, name, pairs, labels > 0)
     assert not [key for key in found if key[1] in ("rmse", "r2", "mae")]
 
 
@@ -169,8 +188,9 @@ def test_what_reaches_the_driver_does_not_grow_with_pairs_and_users(
     with brought_to_the_driver(scored) as rows:
         assert measure_errors(scored, given).estimates
     n_kinds, n_segments = len(given.predictors), len(rating_errors.segment_names(given))
-    placements, sums, ranges = 2, 2 * (n_kinds * n_segments + 1), 2 * n_kinds * n_kinds
-    assert sum(rows) <= placements + sums + ranges < 60
+    n_buckets = 1 + len(shares.group_names(given.activity_bounds))
+    placements, sums, ranges = 2, 2 * (n_kinds * n_segments + 1), 2 * n_kinds * n_kinds * n_buckets
+    assert sum(rows) <= placements + sums + ranges < 100
 
     n_users, of_lists = 500, ranking_input()
     lists = {kind: list_frame(spark, lists_of_users(n, n_users, 5)) for n, kind in enumerate(of_lists.kinds)}
@@ -183,15 +203,19 @@ def test_what_reaches_the_driver_does_not_grow_with_pairs_and_users(
     assert sum(rows) <= placements + sums + times_listed < 60
 
 
-def test_a_range_of_scores_of_several_kinds_is_ranked_kind_by_kind() -> None:
+def test_a_range_of_scores_is_ranked_by_kind_and_by_activity() -> None:
     rng = np.random.default_rng(8)
-    kinds, scores = rng.integers(0, 3, 60), np.round(rng.normal(size=60), 1)
-    is_one = rng.random(60) < 0.4
-    columns = {"kind": pa.array(kinds, pa.int32()), "score": scores, "is_one": is_one}
-    (found,) = exact_auc.rank_range(iter([pa.RecordBatch.from_pydict(columns)]))
-    assert found["kind"].to_pylist() == [0, 1, 2]
-    for row in found.to_pylist():
-        mine = kinds == row.pop("kind")
+    kinds, scores = rng.integers(0, 3, 120), np.round(rng.normal(size=120), 1)
+    is_one, n_known = rng.random(120) < 0.4, rng.integers(0, 4, 120)
+    columns = {
+        "kind": pa.array(kinds, pa.int32()), "score": scores, "is_one": is_one, "n_known": pa.array(n_known, pa.int32())
+    }  # fmt: skip
+    (found,) = exact_auc.rank_range(iter([pa.RecordBatch.from_pydict(columns)]), activity_bounds=(2,))
+    rows = found.to_pylist()
+    assert [(row["kind"], row["segment"]) for row in rows] == [(k, s) for k in range(3) for s in range(4)]
+    in_segment = [n_known >= 0, n_known == 0, n_known == 1, n_known >= 2]
+    for row in rows:
+        mine = (kinds == row.pop("kind")) & in_segment[row.pop("segment")]
         area = area_under_roc([RankedLabels(**row)])
         assert area == pytest.approx(roc_auc_score(is_one[mine], scores[mine]), rel=1e-12)
 

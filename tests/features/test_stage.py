@@ -11,15 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import MultiLabelBinarizer, StandardScaler
 
+from recsys_spark.config.features import FeatureColumn
 from recsys_spark.errors import ConfigError, ContractError
-from recsys_spark.features import read_item_features, stage
+from recsys_spark.features import read_item_features, stage, words_by_column
+from recsys_spark.features.cells import cell_statistics, typed_cells
 from recsys_spark.features.stage import _published_encoder
 from recsys_spark.runs.publication_log import publish_run
 from recsys_spark.runs.run_directory import StageContext
-from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS
+from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, ITEM_WORDS, NEW_ITEMS
 
 MakeContext = Callable[..., StageContext]
 # By item: year, genres, words. Items a to d are rated, and "lost" is too.
@@ -29,6 +32,7 @@ ITEMS = {
     "c": ("", " Comedy .* ", ""),
     "d": ("two", "Opera", "good good ÉMILE"),
     "new": ("1994", "War.*Comedy.*War", "the the bad"),
+    "void": ("", "Ballet", "?"),
 }
 RATED = ["a", "b", "c", "d", "lost"]
 FEATURES = {
@@ -66,18 +70,19 @@ def test_a_dirty_table_is_encoded_as_by_scikit_learn_and_every_cell_accounted_fo
         record = stage.run(context)
     done(context, "features", record)
     assert {name: record[name] for name in ("n_items", "n_rows", "n_rows_without_item", "n_items_of_several_rows")} == {
-        "n_items": 5, "n_rows": 8, "n_rows_without_item": 2, "n_items_of_several_rows": 1,
+        "n_items": 6, "n_rows": 9, "n_rows_without_item": 2, "n_items_of_several_rows": 1,
     }  # fmt: skip
-    assert (record["n_new_items"], record["n_without_features"]) == (1, 1)
-    assert [tuple(row) for row in context.read(NEW_ITEMS).collect()] == [("new", len(RATED))]
+    assert [record[f"n_{name}"] for name in ("new_items", "without_features", "new_without_features")] == [2, 1, 1]
+    assert sorted(tuple(row) for row in context.read(NEW_ITEMS).collect()) == [("new", 5), ("void", 6)]
     told = {one["name"]: one for one in record["features"]}
-    assert (told["year"]["n_missing"], told["year"]["n_unreadable"]) == (2, 1)
-    assert (told["genres"]["n_unknown_values"], told["genres"]["n_uses_of_unknown_values"]) == (1, 1), told["genres"]
-    assert (told["words"]["n_missing"], told["words"]["drift"]) == (1, None)
+    assert (told["year"]["n_missing"], told["year"]["n_unreadable"]) == (3, 1)
+    assert (told["genres"]["n_unknown_values"], told["genres"]["n_uses_of_unknown_values"]) == (2, 2), told["genres"]
+    assert (told["words"]["n_missing"], told["words"]["drift"]) == (2, None)
     for text in (
         "2 rows without an item",
         "1 items stand in several rows",
-        "lacks 1 of the 5 rated items",
+        "says nothing of 1 rated items",
+        "no value that could be encoded for 1 items that nobody has rated: they are not listed as new",
         "1 cells are no",
     ):
         assert text in caplog.text
@@ -85,7 +90,7 @@ def test_a_dirty_table_is_encoded_as_by_scikit_learn_and_every_cell_accounted_fo
     features = read_item_features(context)
     assert features is not None
     assert features.column_names[:3] == ["year", "genres=Comedy", "genres=War"]
-    assert features.is_known.tolist() == [True, True, True, True, False, True]
+    assert features.is_known.tolist() == [True, True, True, True, False, True, False]
     dense = features.dense()
     assert not dense[4].any(), "an item without features is average"
     found = dense[[0, 1, 2, 3, 5]]
@@ -94,8 +99,17 @@ def test_a_dirty_table_is_encoded_as_by_scikit_learn_and_every_cell_accounted_fo
     genres = [["Comedy", "War"], ["War"], ["Comedy"], [], ["War", "Comedy"]]
     np.testing.assert_array_equal(found[:, 1:3], MultiLabelBinarizer().fit_transform(genres))
     # Which column a word is hashed to is ours alone; what rows have in common is not.
-    words = TfidfVectorizer().fit_transform([cells[2] for cells in ITEMS.values()]).toarray()
+    vectorizer = TfidfVectorizer()
+    words = vectorizer.fit_transform([cells[2] for cells in ITEMS.values()]).toarray()[:5]
     np.testing.assert_allclose(found[:, 3:] @ found[:, 3:].T, 4.0 * words @ words.T, atol=1e-5)
+    # Which words they are is told.
+    by_column = words_by_column(row.asDict(recursive=True) for row in context.read(ITEM_WORDS).collect())
+    analyse = vectorizer.build_analyzer()
+    assert {item: sorted(word for words in held.values() for word in words) for item, held in by_column.items()} == {
+        item: sorted(set(analyse(cells[2]))) for item, cells in ITEMS.items() if analyse(cells[2])
+    }
+    for row in context.read(ITEM_FEATURES).collect():
+        assert sorted(by_column.get(row["item_id"], {})) == [column for column in row["columns"] if column >= 3]
 
 
 def test_the_second_night_tells_drift_and_may_keep_the_encoder(
@@ -146,7 +160,8 @@ def test_lists_and_numbers_keep_their_types(make_context: MakeContext, tmp_path:
     record = stage.run(context)
     assert record["width"] == 3
     found = {row["item_id"]: row["columns"] for row in context.read(ITEM_FEATURES).collect()}
-    assert found == {"a": [0, 1, 2], "b": [], "c": [0, 1, 2]}
+    assert found == {"a": [0, 1, 2], "c": [0, 1, 2]}, "nothing is known of b"
+    assert record["n_without_features"] == 3
     encoder = json.loads((Path(context.run.path) / "item_features_encoder.json").read_text())
     assert encoder["features"][1]["values"] == ["War, cold", "[x]"]
     assert encoder["features"][0]["statistics"]["mean"] == 1495.25
@@ -156,6 +171,66 @@ def test_absent_columns_and_tables_without_a_value_are_named(make_context: MakeC
     context = make_run(make_context, tmp_path, "r1", ["a;1;x;"], features={"colour": {"kind": "text"}})
     with pytest.raises(ConfigError, match=r"item_features.features.colour\n  got: 'colour'"):
         stage.run(context)
+    context = make_run(make_context, tmp_path, "r3", ["a;1;x;"], delimiter=",")
+    with pytest.raises(ConfigError, match=r"'item;year;genres;words'\n(.|\n)*or item_features.delimiter to what"):
+        stage.run(context)
+    # One array of objects, in several lines and in one.
+    (tmp_path / "array.json").write_text(json.dumps([{"item": "a", "genres": "x"}], indent=1))
+    as_json = {
+        "path": str(tmp_path / "array.json"),
+        "format": "jsonl",
+        "delimiter": ",",
+        "features": {"genres": {"kind": "text"}},
+    }
+    context = make_run(make_context, tmp_path, "r4", [], **as_json)
+    with pytest.raises(ConfigError, match=r"no such column(.|\n)*one object on each line"):
+        stage.run(context)
+    (tmp_path / "array.json").write_text(json.dumps([{"item": "a", "genres": "x"}] * 2))
+    context = make_run(make_context, tmp_path, "r5", [], **as_json)
+    with pytest.raises(
+        ContractError, match=r"has no items\n(.|\n)*1 rows, none with an item(.|\n)*one object on each line"
+    ):
+        stage.run(context)
     context = make_run(make_context, tmp_path, "r2", ["a;1;x;"], features={"genres": {"kind": "categorical"}})
     with pytest.raises(ContractError, match=r"no feature has a value that could be encoded(.|\n)*min_items"):
         stage.run(context)
+
+
+def test_a_table_that_says_nothing_of_the_rated_items_is_refused(
+    make_context: MakeContext, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
+    kinds = {"a`b": {"kind": "categorical", "min_items": 1}}
+    lines = ['A;1;["x"]', 'B.0;2;["x","y"]']
+    (tmp_path / "lists.csv").write_text("\n".join(["item;year;a`b", *lines]) + "\n")
+    context = make_run(make_context, tmp_path, "r1", [], path=str(tmp_path / "lists.csv"), features=kinds)
+    with caplog.at_level("WARNING"), pytest.raises(ContractError) as caught:
+        stage.run(context)
+    for text in ("none of the rated items is in the feature table", "got: 'A', 'B.0'", "such as 'a', 'b', 'c'"):
+        assert text in str(caught.value)
+    assert 'a`b: 2 values are lists, such as ["x","y"]; kind: multi_valued takes them apart' in caplog.text
+    context = make_run(make_context, tmp_path, "r2", ["a;?;x;", "z;2;x;"], features={"year": {"kind": "numeric"}})
+    with pytest.raises(ContractError, match=r"no rated item has a value that could be encoded\n(.|\n)*1 rated items"):
+        stage.run(context)
+
+
+def test_of_many_values_the_driver_sees_the_frequent_ones_and_sums(spark: SparkSession) -> None:
+    columns = {
+        "year": FeatureColumn(kind="numeric"),
+        "by": FeatureColumn(kind="multi_valued", min_items=2, max_values=3),
+        "plot": FeatureColumn(kind="text", n_hashes=2),
+    }
+    # e, d, c, b, a are of 5, 4, 3, 2, 2 items, and forty names of one item each.
+    held = [("e", range(5)), ("d", range(4)), ("c", range(3)), ("b", (5, 6)), ("a", (5, 6))]
+    names = [[name for name, items in held if i in items] + [f"{i}-{k}" for k in range(4)] for i in range(10)]
+    years = ["1", " 2 ", "3d", "-4F", "1e3", "NaN", "Infinity", "1,5", "1e200", ""]
+    rows = [(f"i{i}", years[i], "|".join(own), "one two two three four") for i, own in enumerate(names)]
+    frame = spark.createDataFrame(rows, "item string, year string, by string, plot string")
+    statistics = cell_statistics(typed_cells(frame, columns), columns, {"by": ["7-1", "gone", "e"]})
+    assert (statistics["year"].n_missing, statistics["year"].n_unreadable) == (7, 6)
+    assert statistics["year"].mean == pytest.approx(1003 / 3)
+    assert sum(statistics["plot"].counts.values()) in (10, 20), "both hashes of every item, or one"
+    found = statistics["by"]
+    # Of b and a, as frequent, there is no room for either: c is the third.
+    assert found.counts == {"e": 5, "d": 4, "c": 3, "7-1": 1}
+    assert (found.n_values, found.n_uses, found.n_frequent) == (45, 16 + 40, 5)

@@ -6,16 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from recsys_spark.errors import ShapeError
 from recsys_spark.kernels import side_information
+from recsys_spark.kernels.csr_block import build_csr_block
 from recsys_spark.kernels.fixed_side import all_pairs, in_basis, make_fixed_side, with_offsets
 from recsys_spark.kernels.gramian import side_gramian
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization, row_penalties
 from recsys_spark.kernels.side_information import SideInformation
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
+from recsys_spark.train import prepare_fixed
 from tests.kernels.problems import block_of_degrees, random_vectors
 
 REGULARIZATION = Regularization(0.7, 0.3, 0.5, biases=True)
@@ -95,6 +99,108 @@ def test_the_map_is_scikit_learns_weighted_ridge_and_its_penalty_the_least(monke
     assert least == pytest.approx(penalty(oracle.coef_.T), rel=1e-6)
     assert least < penalty(oracle.coef_.T + 0.01)
     assert least < penalty(np.zeros_like(oracle.coef_.T)), "features tell something"
+
+
+class Reference:
+    """The objective of rated pairs, both sides' vectors and the map, in double precision and without the kernels."""
+
+    def __init__(
+        self, triples: tuple[np.ndarray, ...], features: np.ndarray, loss: Loss, regularization: Regularization
+    ) -> None:
+        self.users, self.items, self.values = triples
+        self.features = np.hstack([features, np.ones((len(features), 1))]).astype(np.float64)
+        self.loss, self.regularization = loss, regularization
+
+    def scales(self, own: np.ndarray, other: np.ndarray, n_rows: int) -> np.ndarray:
+        """Return what each row's penalty is multiplied by; 0 of rows without ratings."""
+        degrees = np.bincount(own, minlength=n_rows)
+        unobserved = self.loss.all_pairs_weight * len(np.unique(other))
+        return np.where(degrees > 0, (degrees + unobserved) ** self.regularization.reg_exponent, 0.0)
+
+    def best_map(self, vectors: np.ndarray, map_penalty: float) -> np.ndarray:
+        """Return the map that numpy's least squares finds: weighted rows, and the ridge as further rows."""
+        weights = np.sqrt(self.scales(self.items, self.users, len(vectors)))[:, None]
+        n_features = self.features.shape[1]
+        design = np.vstack([weights * self.features, np.sqrt(map_penalty) * np.eye(n_features)])
+        targets = np.vstack([weights * vectors.astype(np.float64), np.zeros((n_features, vectors.shape[1]))])
+        return np.linalg.lstsq(design, targets, rcond=None)[0]
+
+    def of_items(self, vectors: np.ndarray, map_penalty: float) -> float:
+        """Return what the items' vectors add, with the map that fits them best."""
+        matrix, reg_params = self.best_map(vectors, map_penalty), self.reg_params(vectors)
+        scales = self.scales(self.items, self.users, len(vectors))[:, None]
+        apart = (scales * reg_params * (vectors.astype(np.float64) - self.features @ matrix) ** 2).sum()
+        return float(apart + map_penalty * (reg_params * matrix**2).sum())
+
+    def objective(self, of_users: np.ndarray, of_items: np.ndarray, map_penalty: float) -> float:
+        u, v = of_users.astype(np.float64), of_items.astype(np.float64)
+        scores = u[:, :-1] @ v[:, :-1].T + u[:, -1:] + v[:, -1]
+        rated = scores[self.users, self.items]
+        if self.loss.name == "logistic":
+            total = 2 * (np.logaddexp(0, rated) - self.values * rated).sum()
+        else:
+            pairs = scores[np.ix_(np.unique(self.users), np.unique(self.items))]
+            total = ((self.values - rated) ** 2).sum() + self.loss.all_pairs_weight * (pairs**2).sum()
+        scales = self.scales(self.users, self.items, len(u))[:, None]
+        return float(total + (scales * self.reg_params(u) * u**2).sum() + self.of_items(of_items, map_penalty))
+
+    def reg_params(self, vectors: np.ndarray) -> np.ndarray:
+        given = self.regularization
+        return np.array([given.reg_param] * (vectors.shape[1] - 1) + [given.bias_reg_param])
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    loss=st.sampled_from([Loss("squared"), Loss("squared", unobserved_weight=0.1), Loss("logistic")]),
+    solver=st.sampled_from(["auto", "cg", "gradient"]),
+    reg_exponent=st.sampled_from([0.0, 0.5, 1.0]),
+    map_penalty=st.sampled_from([0.05, 1.0, 20.0]),
+)
+def test_the_objective_never_rises_and_the_map_is_numpys_least_squares(
+    seed: int, loss: Loss, solver: str, reg_exponent: float, map_penalty: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    n_users, n_items, width = (int(n) for n in rng.integers(2, [12, 14, 5]))
+    users, items = np.nonzero(rng.random((n_users, n_items)) < rng.choice([0.2, 0.6]))
+    if not len(users):
+        return
+    values = (rng.integers(0, 2, len(users)) if loss.name == "logistic" else rng.normal(size=len(users))).astype(
+        np.float32
+    )
+    features = rng.normal(size=(n_items, int(rng.integers(1, 5)))).astype(np.float32)
+    features[rng.random(n_items) < 0.2] = 0
+    regularization = Regularization(0.3, 0.1, reg_exponent, biases=True)
+    problem = RowProblem(regularization, loss, solver, cg_steps=2, gradient_steps=3, newton_steps=1)
+    reference = Reference((users, items, values), features, loss, regularization)
+    rows = {"users": users, "items": items}
+    vectors = {name: np.zeros((n, width), np.float32) for name, n in (("users", n_users), ("items", n_items))}
+    for name, own in rows.items():
+        vectors[name][np.unique(own)] = random_vectors(len(np.unique(own)), width, rng)
+    degrees = np.bincount(items, minlength=n_items).astype(np.int32)
+    unobserved = loss.all_pairs_weight * len(np.unique(users))
+    side = SideInformation(features, degrees, regularization, unobserved, map_penalty)
+
+    def check_map() -> None:
+        said = reference.features @ reference.best_map(vectors["items"], map_penalty)
+        np.testing.assert_allclose(side.expected(vectors["items"]), said, rtol=1e-4, atol=1e-5)
+        assert side.penalty(vectors["items"]) == pytest.approx(
+            reference.of_items(vectors["items"], map_penalty), rel=1e-6, abs=1e-9
+        )
+
+    check_map()
+    before = reference.objective(vectors["users"], vectors["items"], map_penalty)
+    for name, other in [("users", "items"), ("items", "users")] * 3:
+        is_trained = np.bincount(rows[other], minlength=len(vectors[other])) > 0
+        fixed = prepare_fixed(vectors[other], is_trained, 0.0, problem)
+        block = build_csr_block(rows[name], rows[other], values)
+        expected = side.expected(vectors["items"])[block.row_index] if name == "items" else None
+        start = vectors[name][block.row_index]
+        vectors[name][block.row_index] = solve_rows(block, fixed, problem, start, expected=expected).vectors
+        check_map()
+        after = reference.objective(vectors["users"], vectors["items"], map_penalty)
+        assert after <= before + 1e-5 * abs(before), (name, before, after)
+        before = after
 
 
 def test_shapes_have_to_fit() -> None:

@@ -24,6 +24,7 @@ from recsys_spark.config.recommend import RecommendConfig
 from recsys_spark.publish.gate import check_categories
 from recsys_spark.recommend.candidates import Candidates
 from recsys_spark.recommend.lists import rank_users
+from recsys_spark.recommend.popularity import segment_popularity
 from recsys_spark.recommend.variety import with_variety
 from recsys_spark.shared_value import SharedValue
 from recsys_spark.tables import RECOMMENDATIONS
@@ -184,18 +185,71 @@ def test_new_items_and_categories_are_limited_together() -> None:
         found[limit, max_new] = [
             ("".join(e["item_id"] for e in row["recommendations"]), row["short_reason"]) for row in rows
         ]
+        sources = [{e["item_id"]: e["source"] for e in row["recommendations"]} for row in rows]
+        assert all(sources[0][item] == ("content" if item in "acd" else "cf") for item in sources[0])
+        assert sources[1] == {"b": "popular", "e": "popular"}, "what nobody has rated is not popular"
     reason = "only {} of 4: 5 items are eligible, and no more than {} may be listed, which leaves out {}"
+    of_popular = "only 2 of 4: 2 items are eligible"
     assert found == {
         (2, 1): [
             ("abe", reason.format(3, "2 of a category and 1 new items", 2)),
-            ("bea", reason.format(3, "2 of a category and 1 new items", 2)),
+            ("be", of_popular),
         ],
         (1, 2): [
             ("ad", reason.format(2, "1 of a category and 2 new items", 3)),
-            ("be", reason.format(2, "1 of a category and 2 new items", 3)),
+            ("be", of_popular),
         ],
-        (None, 2): [("abce", None), ("beac", None)],
+        (None, 2): [("abce", None), ("be", of_popular)],
     }
+
+
+@settings(max_examples=80)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 9),
+    limit=st.sampled_from([None, 1, 2]),
+    mmr=st.sampled_from([None, 0.3]),
+    has_segments=st.booleans(),
+)
+def test_popular_lists_are_those_without_new_items(
+    seed: int, n: int, limit: int | None, mmr: float | None, has_segments: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    is_new = rng.random(N_ITEMS) < 0.4
+    is_new[0] = False
+    popularity = np.where(is_new, 0, rng.integers(0, 4, N_ITEMS))
+    vectors = rng.integers(-2, 3, (N_ITEMS, RANK)).astype(np.float32)
+    categories = rng.integers(-1, 3, N_ITEMS).astype(np.int32)
+    table = {"segment": ["s", "s"], "column": pa.array([0, 0], pa.int32()), "popularity": [2.0, 0.0]}
+    config = RecommendConfig(
+        n=n, max_per_category=limit, max_new_items=2,
+        mmr=None if mmr is None else {"relevance_weight": mmr, "pool": 12},  # type: ignore[arg-type]
+    )  # fmt: skip
+    hidden = np.flatnonzero(rng.random(N_ITEMS) < 0.3).tolist()
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "user": pa.array([0]),
+            "factors": pa.array([None], pa.list_(pa.float32())),
+            "bias": pa.array([None], pa.float32()),
+            "hidden": pa.array([hidden], pa.list_(pa.int32())),
+            "segment": pa.array([0 if has_segments else None], pa.int32()),
+        }
+    )
+
+    def lists(kept: np.ndarray, with_new: bool) -> list[dict[str, Any]]:
+        made = Candidates.from_items(
+            pa.array([chr(97 + k) for k in kept]), kept.astype(np.int32), vectors[kept], popularity[kept],
+            n_items=N_ITEMS, global_mean=0.0, biases=False,
+        )  # fmt: skip
+        of_segment, _ = segment_popularity(pa.table(table).slice(0, 1))
+        made = replace(made, segments=of_segment, is_new=is_new[kept] if with_new else None)
+        made = with_variety(made, None if limit is None else categories, config)
+        return [row for part in rank_users(iter([batch]), SharedValue(made), n) for row in part.to_pylist()]
+
+    (found,), (expected,) = lists(np.arange(N_ITEMS), True), lists(np.flatnonzero(~is_new), False)
+    assert found["recommendations"] == expected["recommendations"]
+    if expected["short_reason"] is not None:
+        assert found["short_reason"].split(", and no more")[0] == expected["short_reason"].split(", and no more")[0]
 
 
 def test_without_settings_nothing_changes() -> None:

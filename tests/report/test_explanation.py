@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +22,8 @@ from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.rating_split import are_held_out
-from recsys_spark.report.explanation import BLOCKED, SEEN, UserExplanation, explain_user
-from recsys_spark.report.stored_run import StoredRun
+from recsys_spark.report.explanation import BLOCKED, SEEN, UserExplanation, _features_of, explain_user
+from recsys_spark.report.stored_run import Items, StoredRun
 from recsys_spark.report.why_page import print_why, shown_ids
 from recsys_spark.runs.publication_log import publish_run
 from recsys_spark.runs.run_directory import Run
@@ -378,3 +379,19 @@ def test_unknown_users_and_items_are_named(
     assert "nothing was published for 2026-02-02" in capsys.readouterr().err
     assert main(["why", "old", "--config", config, "--item", LABELS[1], "--date", "2026-01-05"]) == 0
     assert f"item {LABELS[1]}" in capsys.readouterr().out
+
+
+def test_hashed_words_are_told_as_the_items_own_and_everything_adds_up() -> None:
+    weights = pa.table({"feature": ["year", "plot#0", "plot#1", "plot#2"], "weight": [0.5, -1.0, 0.25, 9.0]})
+    # The last column is what the population thinks of the item: of its year and its words, and a bias.
+    vectors = np.array([[2.0, 0.5, 0.8, 0.0, 0.75]], np.float32)
+    items = Items(pa.array(["a"]), np.zeros(1, np.int32), vectors, np.ones(1, np.float32))
+    stored = cast(StoredRun, SimpleNamespace(record=lambda stage: {"global_mean": 3.5}))
+    own = np.array([0.1, 0.2, -0.5, 7.0, 0.3], np.float32)
+    found = _features_of(weights, own, items, 0, stored, {1: ["school"], 2: ["peace", "war"]})
+    expected = {"year": 2 * 0.6, "plot=peace, war": 0.8 * -0.25, "plot=school": 0.5 * -0.8}
+    assert list(found)[1:] == list(expected), "what adds most comes first"
+    assert found == pytest.approx({**expected, "": 3.5 + 0.3 + 0.75 - (2 * 0.5 - 0.5 + 0.8 * 0.25)}, abs=1e-6)
+    assert sum(found.values()) == pytest.approx(3.5 + vectors[0, :-1] @ own[:-1] + 0.75 + 0.3, abs=1e-6)
+    # Without words, as of a number, the name is the column's own.
+    assert set(_features_of(weights, own, items, 0, stored, {})) == {"", "year", "plot#0", "plot#1"}

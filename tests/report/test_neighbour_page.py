@@ -58,7 +58,8 @@ def test_features_in_common_are_named(run: Run, capsys: pytest.CaptureFixture[st
     folder = Path(run.path) / "item_features"
     folder.mkdir()
     # The year and five names of one; the year, and four of those names, of the other.
-    rows = {"item_id": ["i1", "i9"], "columns": [[0, 1, 2, 3, 4, 5], [0, 1, 2, 4, 5]]}
+    values = [[9.0, 1.0, 1.0, 1.0, 1.0, 1.0], [1.0] * 5]
+    rows = {"item_id": ["i1", "i9"], "columns": [[0, 1, 2, 3, 4, 5], [0, 1, 2, 4, 5]], "values": values}
     pq.write_table(pa.table(rows), folder / "part-0.parquet")
     page = read_neighbours(run, LocalStorage(), SIMILAR_ITEMS, "i1")
     assert page.shared == {"i9": ["Ann", "Bob", "Dan", "[b]Eve"]}
@@ -66,6 +67,36 @@ def test_features_in_common_are_named(run: Run, capsys: pytest.CaptureFixture[st
     assert "Ann, Bob, Dan and 1 more" in capsys.readouterr().out
     alone = read_neighbours(run, LocalStorage(), SIMILAR_ITEMS, "i9")
     assert alone.shared == {}
+
+
+def test_words_in_common_are_named_and_not_what_shares_a_hash(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {"by": FeatureColumn(kind="multi_valued"), "plot": FeatureColumn(kind="text", n_hashes=4)}
+    by = CellStatistics(2, 0, 0, 0.0, 0.0, {"Ann": 2}, 1, 2, 1)
+    found = {"by": by, "plot": CellStatistics(2, 0, 0, 0.0, 0.0, {"0": 2, "3": 1})}
+    Path(encoder_path(run)).write_text(fit_encoder(columns, found).as_json())
+    tables = {
+        "item_features": {
+            "item_id": ["i1", "i9"],
+            "columns": [[0, 1, 2, 4], [0, 1, 2]],
+            "values": [[0.3, 0.2, 0.7, 0.6], [1.0, 0.5, 0.5]],
+        },
+        # Column 1 is war and peace of the one, war and cheese of the other.
+        "item_words": {
+            "item_id": ["i1", "i9"],
+            "words": [
+                [{"column": c, "word": w} for c, w in [(1, "peace"), (1, "war"), (2, "school"), (4, "magic")]],
+                [{"column": c, "word": w} for c, w in [(1, "cheese"), (1, "war"), (2, "school")]],
+            ],
+        },
+    }
+    for name, content in tables.items():
+        folder = Path(run.path) / name
+        folder.mkdir()
+        pq.write_table(pa.table(content), folder / "part-0.parquet")
+    page = read_neighbours(run, LocalStorage(), SIMILAR_ITEMS, "i1")
+    assert page.shared == {"i9": ["school", "Ann", "war"]}, "what counts most in the item comes first"
+    print_neighbours(Console(width=120), page)
+    assert "school, Ann, war" in capsys.readouterr().out
 
 
 def test_an_unknown_item_and_an_absent_table_are_named(run: Run) -> None:

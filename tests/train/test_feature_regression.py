@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from recsys_spark.features import ItemFeatures
 from recsys_spark.kernels.neighbour_average import sparse_rows
 from recsys_spark.progress import Progress
 from recsys_spark.rating_blocks import ITEMS, USERS
+from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import LocalStorage
+from recsys_spark.tables import ITEM_FACTORS, ITEM_INDEX, USER_INDEX
 from recsys_spark.train import Continuation, fit_model
 from recsys_spark.train.feature_regression import FeatureModel
+from recsys_spark.train.stage import _write_factors
 from tests.train.test_fit_factors import N_ITEMS, N_USERS, frame, observations
 
 WIDTH, N_NEW = 5, 2
@@ -124,6 +128,25 @@ def test_labels_without_a_population_are_scikit_learns_logistic_regression(spark
             assert row["weights"] == row["factors"]
             n_compared += 1
     assert n_compared > 10
+
+
+def test_items_without_ratings_are_no_rows_of_the_models_table(
+    make_context: Callable[..., StageContext], tmp_path: Path
+) -> None:
+    context = make_context(
+        train={"model": "feature_regression"}, item_features={"path": "x", "features": {"a": {"kind": "numeric"}}}
+    )
+    # Of an item that was rated on other nights, the index and the features know; lists have it as new, or not at all.
+    triples = [(user, item, rating) for user, item, rating in observations() if item != 7]
+    model = fit(context.spark, frame(context.spark, triples), tmp_path / "fit")
+    assert features().is_known[7]
+    assert 7 in model.trained_vectors(ITEMS)[0], "features give it a vector: what is held out is measured by it"
+    for table, n_rows in ((USER_INDEX, N_USERS), (ITEM_INDEX, N_ITEMS)):
+        context.write(table, context.spark.createDataFrame([(f"x{k}", k) for k in range(n_rows)], table.schema))
+    _write_factors(context, model)
+    rows = {row["item_index"]: row["n_ratings"] for row in context.read(ITEM_FACTORS).collect()}
+    assert set(rows) == {item for _, item, _ in triples}
+    assert min(rows.values()) > 0
 
 
 def test_a_regression_needs_features(spark: SparkSession, tmp_path: Path) -> None:
