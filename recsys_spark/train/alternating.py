@@ -86,9 +86,12 @@ def fit_factors(
 ) -> Factorization:
     """Minimise loss + regularisation, with scores s_ui = mu + b_u + c_i + w_u . x_i.
 
-    objective = sum_observed loss(r_ui, s_ui) + a0 sum_all (s_ui - mu)^2 + sum_u Lambda_u |v_u|^2 + sum_i Lambda_i
-    |v_i|^2, Lambda = reg_param * degree^reg_exponent (``bias_reg_param`` for the biases); for the losses and the
-    weight a0 of all pairs see ``kernels.losses``. With ``side_information``, items are not drawn towards zero but to
+    The objective is::
+
+        sum_observed loss(r_ui, s_ui) + a0 sum_all (s_ui - mu)^2 + sum_u Lambda_u |v_u|^2 + sum_i Lambda_i |v_i|^2
+
+    where Lambda = reg_param * degree^reg_exponent (``bias_reg_param`` for the biases); for the losses and the weight
+    a0 of all pairs see ``kernels.losses``. With ``side_information``, items are not drawn towards zero but to
     what their features say of them, see ``kernels.side_information``.
 
     Parameters
