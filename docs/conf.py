@@ -7,6 +7,7 @@ version = release = __version__
 html_title = f"recsys_spark {__version__}"
 html_theme = "furo"
 html_copy_source = False
+html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["wide.css"]
 

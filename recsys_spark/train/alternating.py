@@ -84,9 +84,9 @@ def fit_factors(
     continuation: Continuation = Continuation(),
     features: ItemFeatures | None = None,
 ) -> Factorization:
-    """Minimise loss + regularisation, with scores s_ui = mu + b_u + c_i + w_u . x_i.
+    """Fit biases and factors: minimise loss + regularisation, one side after the other.
 
-    The objective is::
+    With scores ``s_ui = mu + b_u + c_i + w_u . x_i``, the objective is::
 
         sum_observed loss(r_ui, s_ui) + a0 sum_all (s_ui - mu)^2 + sum_u Lambda_u |v_u|^2 + sum_i Lambda_i |v_i|^2
 
