@@ -19,6 +19,7 @@ myst_heading_anchors = 3
 
 # Types stand in the docstrings; members are shown where their class or module is.
 autodoc_typehints = "none"
+autodoc_default_options = {"exclude-members": "model_config"}
 autosummary_generate = True
 numpydoc_show_class_members = False
 default_role = "code"
