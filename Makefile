@@ -10,7 +10,7 @@ export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo browser test test-slow test-standalone test-fast test-oldest test-airflow chaos lint types check benchmark \
-        package release-check clean
+        package release-check docs redraw clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,docs]'
 	@touch $@
 
 demo: $(VENV)/.installed ## Run the whole pipeline on 981,756 real book ratings
@@ -86,6 +90,15 @@ package: $(VENV)/.installed-dev ## Build the wheel, the zip for --py-files and t
 release-check: $(VENV)/.installed-dev ## Install the wheel into an empty environment and run two nights from it
 	$(BIN)/python -m shipping.release_check
 
+docs: $(VENV)/.installed-docs ## Build the documentation into docs/_build; warnings are errors
+	rm -rf docs/_build docs/api
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
+	@echo docs/_build/index.html
+
+redraw: $(VENV)/.installed ## Draw docs/architecture.svg and list docs/tables.md from the code
+	$(BIN)/python docs/draw_architecture.py
+	$(BIN)/python docs/list_tables.py
+
 lint: $(VENV)/.installed-dev ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -93,10 +106,10 @@ lint: $(VENV)/.installed-dev ## Check style
 types: $(VENV)/.installed-dev ## Check types
 	$(BIN)/mypy
 
-check: lint types test test-slow ## Everything that CI checks
+check: lint types docs test test-slow ## Everything that CI checks
 
 benchmark: $(VENV)/.installed-dev ## Time training beside Spark MLlib
 	$(BIN)/python benchmarks/training.py
 
 clean: ## Remove the environment, caches and runs
-	rm -rf $(VENV) $(OLDEST) $(AIRFLOW) dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(OLDEST) $(AIRFLOW) dist docs/_build docs/api runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -32,6 +32,10 @@ class RecsysError(Exception):
         parts = [("where", where), ("got", got), ("allowed", allowed), ("remedy", remedy)]
         super().__init__("\n".join([what, *(f"  {name}: {text}" for name, text in parts if text)]))
 
+    def __repr__(self) -> str:
+        """Return the message in one line."""
+        return f"{type(self).__name__}: {'; '.join(line.strip() for line in str(self).splitlines())}"
+
 
 class ConfigError(RecsysError):
     """The configuration or the command line cannot be used (exit code 2)."""

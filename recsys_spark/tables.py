@@ -32,6 +32,11 @@ class Table:
     key: tuple[str, ...]
     row_group_bytes: int | None = None
 
+    def __repr__(self) -> str:
+        """Return name, columns and key."""
+        columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in self.schema.fields)
+        return f"Table {self.name}({columns}), key {', '.join(self.key) or 'none'}"
+
     def select(self, frame: DataFrame) -> DataFrame:
         """Return the table's columns of a frame, in order, refusing absent ones and other types.
 

@@ -59,6 +59,11 @@ class Search:
     seconds: float = 0.0
     n_reused: int = 0
 
+    def __repr__(self) -> str:
+        """Return how many settings, and which was the best."""
+        best = ", ".join(f"{name}={value}" for name, value in self.best.tried.items())
+        return f"Search: {len(self.trials)} settings by {self.metric}, best {self.score:.5f} with {best}"
+
 
 def search(context: StageContext) -> Search:
     """Look for the best settings of ``train``.

@@ -75,6 +75,10 @@ class FeatureEncoding:
     values: list[str]
     statistics: CellStatistics
 
+    def __repr__(self) -> str:
+        """Return what is encoded, and as how much."""
+        return f"FeatureEncoding: {self.name}, {self.kind}, {self.width:,} columns from {self.first}"
+
     @property
     def idf(self) -> Float64Array:
         """Inverse document frequency of each hash of a text feature."""

@@ -64,6 +64,11 @@ class ItemFeatures:
     column_names: list[str]
     n_items: int
 
+    def __repr__(self) -> str:
+        """Return the sizes."""
+        n_new = len(self.is_known) - self.n_items
+        return f"ItemFeatures: {self.n_items:,} items, {n_new:,} new ones, {self.width:,} columns"
+
     @property
     def width(self) -> int:
         """Columns of a row."""

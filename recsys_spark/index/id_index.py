@@ -50,6 +50,10 @@ class IndexVersion:
     number: int
     parts: tuple[IndexPart, ...]
 
+    def __repr__(self) -> str:
+        """Return which index, and how large it is."""
+        return f"IndexVersion: {self.table.name} {self.number}, {self.n:,} ids of {len(self.parts)} runs"
+
     @property
     def n(self) -> int:
         """How many numbers were given: 0 to ``n - 1``."""

@@ -81,6 +81,11 @@ class HistoryVersion:
     days: dict[str, dict[str, Any]]
     changed_days: list[str]
 
+    def __repr__(self) -> str:
+        """Return which version, and how large it is."""
+        days = f"{len(self.days):,} days, {len(self.changed_days):,} of them changed"
+        return f"HistoryVersion: {self.number}, {self.n_rows:,} rows of {days}"
+
     @property
     def content_hash(self) -> str:
         """A hash of all rows, the same for every order in which they came."""

@@ -41,6 +41,10 @@ class CsrBlock:
     values: Float32Array
     weights: Float32Array | None = None
 
+    def __repr__(self) -> str:
+        """Return the sizes."""
+        return f"CsrBlock: {self.n_rows:,} rows, {self.nnz:,} entries, {self.nbytes:,} bytes"
+
     @property
     def n_rows(self) -> int:
         """Number of rows."""

@@ -26,7 +26,7 @@ def solve_gradient(
     half_gradient : callable
         Of the whole row problem, ridge included.
     steepest : float64 array of shape (n_rows,)
-        Bound on the curvature of the observations' part: sum_j w_j |z_j|**2, with w_j at its largest.
+        Bound on the curvature of the observations' part: ``sum_j w_j |z_j|**2``, with w_j at its largest.
     ridge : Ridge
     start : float32 array of shape (n_rows, width)
         Where each row begins. Not changed.

@@ -77,7 +77,7 @@ def top_n(
 
     A float32 product picks a pool of candidates slightly larger than n, through the maxima of groups of
     items. The pool is scored again in float64. A dot product of k float32 terms is off by at most
-    k u / (1 - k u) times |w| . |x| with u = 2**-24 (Higham 2002, eq. 3.5), which bounds the true score of
+    k u / (1 - k u) times ``|w| . |x|`` with u = 2**-24 (Higham 2002, eq. 3.5), which bounds the true score of
     everything outside the pool. A row whose n-th score does not beat that bound is ranked in full in float64.
     """
     _check_shapes(user_vectors, item_vectors, n, excluded_indptr, excluded_columns)

@@ -31,12 +31,12 @@ _ONE_AT_A_TIME = threading.Lock()
 class ALS(Estimator[ALSModel], ALSParams, ParamsWritable, DefaultParamsReadable["ALS"]):
     """Alternating least squares, to be used in the place of ``pyspark.ml.recommendation.ALS``.
 
-    Equal params give MLlib's objective, with explicit ratings
+    Equal params give MLlib's objective, with explicit ratings::
 
         sum_observed (r_ui - x_u . y_i)^2 + regParam (sum_u n_u |x_u|^2 + sum_i n_i |y_i|^2)
 
     where n counts the ratings of a row; with ``implicitPrefs``, preference 1 for ratings above 0, else 0, at the
-    confidence 1 + alpha |r_ui| where something was observed and 1 everywhere else (Hu, Koren, Volinsky 2008,
+    confidence ``1 + alpha |r_ui|`` where something was observed and 1 everywhere else (Hu, Koren, Volinsky 2008,
     doi:10.1109/ICDM.2008.22).
 
     Parameters

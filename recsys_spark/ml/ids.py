@@ -97,6 +97,10 @@ class NumberedIds:
     side: Side
     ids: pa.Array
 
+    def __repr__(self) -> str:
+        """Return how many ids of what type."""
+        return f"NumberedIds: {len(self):,} {self.side.name}, {self.ids.type}"
+
     @classmethod
     def collect(cls, keys: DataFrame, side: Side) -> NumberedIds:
         """Collect the distinct ids of a frame of one column, and number them: one shuffle of the ids."""

@@ -54,6 +54,10 @@ class Candidates:
     neighbours: NeighbourAverages | None = None
     is_new: BoolArray | None = None
 
+    def __repr__(self) -> str:
+        """Return the sizes."""
+        return f"Candidates: {len(self.labels):,} items, vectors of {self.vectors.shape[1]}"
+
     @classmethod
     def from_items(
         cls,

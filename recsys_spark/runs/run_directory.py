@@ -21,7 +21,7 @@ from recsys_spark.config import PipelineConfig
 from recsys_spark.errors import ConfigError
 from recsys_spark.interval import Interval, logical_date, parse_interval
 from recsys_spark.progress import Progress
-from recsys_spark.redaction import redacted
+from recsys_spark.redaction import redact, redacted
 from recsys_spark.storage import Storage, join, read_json
 from recsys_spark.tables import Table
 
@@ -73,6 +73,11 @@ class StageContext:
     force: bool = False
     leaves_lineage: bool = True
     tables_read: dict[str, Table] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        """Return which run, where."""
+        interval = f", {self.interval.start.isoformat()} to {self.interval.end.isoformat()}" if self.interval else ""
+        return f"StageContext: run {self.run.run_id} in {redact(self.run.path)}{interval}"
 
     def read(self, table: Table) -> DataFrame:
         """Read a table of this run."""

@@ -168,6 +168,10 @@ def read_json(storage: Storage, path: str) -> Any:
 class LocalStorage:
     """The machine's own file system."""
 
+    def __repr__(self) -> str:
+        """Return the kind of storage."""
+        return "LocalStorage()"
+
     def find(self, pattern: str) -> list[FileStatus]:
         """Return the files that a path, folder or glob names."""
         path = local_path(pattern)

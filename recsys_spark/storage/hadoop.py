@@ -21,6 +21,10 @@ class HadoopStorage:
         self._jvm: Any = spark._jvm
         self._conf: Any = spark._jsc.hadoopConfiguration()
 
+    def __repr__(self) -> str:
+        """Return the kind of storage."""
+        return "HadoopStorage()"
+
     def _open(self, path: str) -> tuple[Any, Any]:
         place = self._jvm.org.apache.hadoop.fs.Path(path)
         return place.getFileSystem(self._conf), place

@@ -84,11 +84,14 @@ def fit_factors(
     continuation: Continuation = Continuation(),
     features: ItemFeatures | None = None,
 ) -> Factorization:
-    """Minimise loss + regularisation, with scores s_ui = mu + b_u + c_i + w_u . x_i.
+    """Fit biases and factors: minimise loss + regularisation, one side after the other.
 
-    objective = sum_observed loss(r_ui, s_ui) + a0 sum_all (s_ui - mu)^2 + sum_u Lambda_u |v_u|^2 + sum_i Lambda_i
-    |v_i|^2, Lambda = reg_param * degree^reg_exponent (``bias_reg_param`` for the biases); for the losses and the
-    weight a0 of all pairs see ``kernels.losses``. With ``side_information``, items are not drawn towards zero but to
+    With scores ``s_ui = mu + b_u + c_i + w_u . x_i``, the objective is::
+
+        sum_observed loss(r_ui, s_ui) + a0 sum_all (s_ui - mu)^2 + sum_u Lambda_u |v_u|^2 + sum_i Lambda_i |v_i|^2
+
+    where Lambda = reg_param * degree^reg_exponent (``bias_reg_param`` for the biases); for the losses and the weight
+    a0 of all pairs see ``kernels.losses``. With ``side_information``, items are not drawn towards zero but to
     what their features say of them, see ``kernels.side_information``.
 
     Parameters

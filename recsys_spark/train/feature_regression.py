@@ -40,7 +40,7 @@ _SCHEMA = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FeatureModel(Factorization):
     """A model whose item vectors are known: features, and as bias what the population thinks of the item.
 

@@ -22,6 +22,10 @@ class Vectors:
     users: Float32Array
     items: Float32Array
 
+    def __repr__(self) -> str:
+        """Return the shapes."""
+        return f"Vectors: {self.users.shape} of users, {self.items.shape} of items"
+
     def of(self, side: Side) -> Float32Array:
         """Return one side's."""
         return self.users if side == USERS else self.items
@@ -90,6 +94,17 @@ class Factorization:
     frames: dict[Side, DataFrame] = field(default_factory=dict)
     plan: TrainingPlan | None = None
     footprint: Footprint | None = None
+
+    def __repr__(self) -> str:
+        """Return what was trained, and how far it got."""
+        sizes = f"{len(self.user_degrees):,} users, {len(self.item_degrees):,} items, rank {self.rank}"
+        biases = ", biases" if self.biases else ""
+        last = (
+            f", objective {self.history[-1].objective:.6g} after {len(self.history)} half-iterations"
+            if self.history
+            else ""
+        )
+        return f"{type(self).__name__}: {sizes}{biases}, loss {self.loss}{last}"
 
     def rows(self, spark: SparkSession, side: Side) -> DataFrame:
         """Return a side's vectors as rows of (index, factors, bias, n_ratings); rows without ratings are left out."""

@@ -114,7 +114,7 @@ class Neighbourhoods:
         return NeighbourAverages(right, n_columns, users_are_neighbours, self.prior_weight)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class NeighbourModel(Factorization):
     """A model of rank 0, whose biases are the means of one side's rows, and averages over neighbours on top.
 
