@@ -62,7 +62,7 @@ def test_a_regression_is_trained_measured_listed_and_explained(
     assert not [path.name for path in run.iterdir() if path.name.startswith("_")], "no intermediate tables are left"
 
     names = ds.dataset(run / "feature_weights").to_table().sort_by("column")["feature"].to_pylist()
-    assert names == ["genres=Comedy", "genres=Drama", "genres=War", "year", *(f"plot#{k}" for k in range(512))]
+    assert names == ["genres=Comedy", "genres=Drama", "genres=War", *(f"plot#{k}" for k in range(512)), "year"]
     weights = {row["user_id"]: row for row in ds.dataset(run / "user_weights").to_table().to_pylist()}
     items = {row["item_id"]: row["factors"] for row in ds.dataset(run / "item_factors").to_table().to_pylist()}
     assert items["i03"] == [0.0] * 516
