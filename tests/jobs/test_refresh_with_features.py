@@ -46,7 +46,7 @@ def write_items(folder: Path, genres: dict[str, str], kinds: dict[str, str]) -> 
 def night(spark: SparkSession, folder: Path, run_id: str, refresh: str) -> StageContext:
     items = {"path": str(folder / "items.csv")}
     sections: dict[str, Any] = {
-        "input": {"columns": {"timestamp": "timestamp"}},
+        "input": {"columns": {"timestamp": "timestamp"}, "timestamp_format": "yyyy-MM-dd'T'HH:mm:ss"},
         "catalogue": {**items, "category": "kind"},
         "item_features": {**items, "features": {"genre": {"kind": "categorical"}}, "factor_map": {"min_ratings": 1}},
         "train": {"rank": 3, "iterations": 2, "reg_param": 0.5, "half_life_days": 3},
