@@ -10,6 +10,9 @@ _UNREADABLE = re.compile(
     r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|CANNOT_MERGE_SCHEMAS|FAILED_TO_PARSE(?!_TOO))[\w.]*\] ([^\n]*)"
 )
 _NO_ROOM = re.compile(r"[^\n]*No space left on device[^\n]*")
+_NO_MEMORY = re.compile(
+    r"[^\n]*(?:MemoryError|Python worker exited unexpectedly|java\.lang\.OutOfMemoryError|Cannot allocate memory)[^\n]*"
+)
 _CAUSE = re.compile(r"Caused by: [\w.$]*?(\w+(?:Exception|Error): [^\n]*)")
 _FILE_OF_MESSAGE = re.compile(r"\b(?:file:/+|\w+://)[^\s'\"]+")
 _END_OF_WORKER_TRACE = re.compile(r"\n\s*(?:at org\.apache|at java\.|Driver stacktrace|JVM stacktrace|\n)")
@@ -149,4 +152,21 @@ def error_from_full_disk(text: str) -> RecsysError | None:
         got=found.group().strip(),
         remedy="make room where the runs lie (recsys-spark gc --keep K) or where Spark keeps its own files "
         "(spark.local.dir); the same command with the same --run-id goes on from the last finished stage",
+    )
+
+
+def error_from_lack_of_memory(text: str) -> RecsysError | None:
+    """Return an error that says what to do where memory has run out, from the message of what failed of it, or None.
+
+    A worker that is gone without a word is taken for one: the system ends what takes too much.
+    """
+    found = _NO_MEMORY.search(text)
+    if not found:
+        return None
+    return RecsysError(
+        "memory has run out, or a worker was killed; readers keep what they have",
+        got=found.group().strip(),
+        remedy="give Spark more (spark.executor.memoryOverhead, spark.executor.pyspark.memory, spark.driver.memory), "
+        "fewer tasks at once (spark.executor.cores), or smaller pieces (spark.sql.shuffle.partitions, train.n_blocks; "
+        "recsys-spark plan); the same command with the same --run-id goes on from the last finished stage",
     )

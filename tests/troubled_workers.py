@@ -1,28 +1,37 @@
-"""Worker functions that are killed once, or that hang once until somebody else does their work."""
+"""Worker functions that are killed or out of memory once, or hang once until somebody else does their work."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark import TaskContext
 
 from recsys_spark.recommend.lists import rank_users_with_pairs
 
 _LONGEST_WAIT = 300.0
+_MORE_THAN_THERE_IS = 1 << 30
 
 
 def killed_once(batches: Iterator[pa.RecordBatch], folder: str, **given: Any) -> Iterator[pa.RecordBatch]:
-    """Worker: as `rank_users_with_pairs`, but if ``kill`` is there, one process is killed -9 after its first lists."""
+    """Worker: as `rank_users_with_pairs`, but after its first lists one process is killed -9, or has no memory left.
+
+    The first if ``kill`` is there, the second if ``starve`` is.
+    """
     for lists in rank_users_with_pairs(batches, **given):
         yield lists
         if _takes(Path(folder, "kill")):
             os.kill(os.getpid(), signal.SIGKILL)
+        if _takes(Path(folder, "starve")):
+            resource.setrlimit(resource.RLIMIT_AS, (_MORE_THAN_THERE_IS, resource.RLIM_INFINITY))
+            np.ones(_MORE_THAN_THERE_IS, np.int8)
 
 
 def hanging_once(batches: Iterator[pa.RecordBatch], folder: str, **given: Any) -> Iterator[pa.RecordBatch]:

@@ -16,6 +16,7 @@ from recsys_spark.errors import (
     RecsysError,
     comes_from,
     error_from_full_disk,
+    error_from_lack_of_memory,
     error_from_reader,
     error_from_worker,
     with_causes,
@@ -126,8 +127,9 @@ def _known(error: BaseException) -> RecsysError | None:
     """Return the error that a user can act on, where it is one: of the driver, of a worker, or of a file."""
     if isinstance(error, RecsysError):
         return error
-    text = str(error)
-    return error_from_worker(text) or error_from_reader(text) or error_from_full_disk(text)
+    text = f"{type(error).__name__}: {error}"
+    found = error_from_worker(text) or error_from_reader(text) or error_from_full_disk(text)
+    return found or error_from_lack_of_memory(text)
 
 
 def _print(message: str, remedy: str, code: int) -> int:

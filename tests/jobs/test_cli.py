@@ -15,7 +15,14 @@ import pytest
 
 from recsys_spark import cli
 from recsys_spark.cli import main
-from recsys_spark.errors import ContractError, NumericalError, RecsysError, error_from_full_disk, error_from_worker
+from recsys_spark.errors import (
+    ContractError,
+    NumericalError,
+    RecsysError,
+    error_from_full_disk,
+    error_from_lack_of_memory,
+    error_from_worker,
+)
 from recsys_spark.progress import Progress, configure_logging, log_run_id
 from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import LocalStorage
@@ -180,6 +187,20 @@ def test_a_full_disk_is_told_with_what_to_do(
     assert "got: Caused by: java.io.IOException: No space left on device\n" in text
     assert "goes on from the last finished stage" in text
     assert error_from_full_disk("No space for doubt") is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 1.00 GiB for an array",
+        "org.apache.spark.SparkException: Python worker exited unexpectedly (crashed). Consider setting something",
+        "java.lang.OutOfMemoryError: Java heap space",
+    ],
+)
+def test_a_lack_of_memory_is_told_with_what_to_do(line: str) -> None:
+    told = str(error_from_lack_of_memory(f"Job aborted.\n  {line}\n\tat java.base"))
+    assert f"got: {line}\n  remedy: give Spark more" in told
+    assert error_from_lack_of_memory("a memory of errors") is None
 
 
 def test_every_job_is_the_command_of_its_name(

@@ -118,9 +118,11 @@ def shop(spark: SparkSession, one_session: None, tmp_path_factory: pytest.TempPa
     return Shop(spark, tmp_path_factory.mktemp("shop"))
 
 
-def test_a_killed_python_worker_costs_an_attempt_and_nothing_else(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(("trouble", "told"), [("kill", "exited unexpectedly"), ("starve", "MemoryError")])
+def test_a_worker_killed_or_out_of_memory_costs_an_attempt_and_nothing_else(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trouble: str,
+    told: str,
+) -> None:  # fmt: skip
     out = tmp_path / "out"
     shutil.copytree(shop.folder / "two", out)
     run = run_of(out, "n2")
@@ -128,14 +130,17 @@ def test_a_killed_python_worker_costs_an_attempt_and_nothing_else(
     for path in (run.manifest_path, run.stage_record("recommend")):
         STORAGE.remove(path)
     STORAGE.remove(f"{out}/publication_log/00000002.json")
-    (tmp_path / "kill").touch()
+    (tmp_path / trouble).touch()
     with monkeypatch.context() as patch:
         killed = partial(troubled_workers.killed_once, folder=str(tmp_path))
         patch.setattr(lists, "rank_users_with_pairs", killed)
         # One machine does not try tasks again.
         assert shop.night("n2", out) == 1
-    assert (tmp_path / "kill.fired").exists()
-    assert "crashed" in capsys.readouterr().err
+    assert (tmp_path / f"{trouble}.fired").exists()
+    last = capsys.readouterr().err.rpartition("error: ")[2]
+    assert last.startswith("memory has run out, or a worker was killed; readers keep what they have\n  got: ")
+    assert told in last
+    assert "goes on from the last finished stage" in last
     assert seen(out) == shop.before
     assert shop.night("n2", out) == 0
     shop.require_as_undisturbed(out)
