@@ -33,6 +33,7 @@ def without_numbers(line: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
     for folder in ("examples", "conf"):
         (tmp_path / folder).symlink_to(ROOT / folder)
