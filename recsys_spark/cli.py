@@ -201,9 +201,9 @@ def _print_plan(
     echo("\n# plan, and where each stage writes")
     for stage in stages(names):
         targets = stage.targets(run)
-        echo(f"{stage.name:<10} {targets[0]}")
+        echo(f"{stage.name:<10} {redact(targets[0])}")
         for target in targets[1:]:
-            echo(f"{'':<10} {target}")
+            echo(f"{'':<10} {redact(target)}")
     echo("\nnothing was written (--dry-run)")
 
 

@@ -91,9 +91,10 @@ def _current_entry(system: pa_fs.FileSystem, root: str) -> dict[str, Any]:
         try:
             entry = _read_json(system, f"{root}/publication_log/{name}")
         except ValueError:
-            # What readers saw before a damaged entry is whole.
             continue
-        return entry
+        # What readers saw before a damaged entry is whole.
+        if isinstance(entry, dict) and {"run_id", "date"} <= entry.keys():
+            return entry
     raise FileNotFoundError(f"every entry of {root}/publication_log is damaged")
 
 

@@ -6,11 +6,15 @@ import re
 from typing import Any
 
 HIDDEN = "***"
-_NAMES = r"[\w.\-]*(?:secret|password|passwd|token|signature|credential|access[._-]?key|account[._-]?key|sas)[\w.\-]*"
+_NAMES = (
+    r"[\w.\-]{0,99}(?:secret|passw(?:or)?d|passphrase|pwd|token|signature|credential|sas|api[._-]?key|"
+    r"(?:access|account|private|encryption)[._-]?key)[\w.\-]{0,99}"
+)
 _SECRET_NAME = re.compile(_NAMES, re.IGNORECASE)
 _RULES = (
-    # scheme://user:password@host; a container before the @ of abfss:// has no colon, and is no secret.
-    (re.compile(r"(?<=://)[^/\s:@'\"]*:[^/\s'\"]*@(?=[^/\s@])"), f"{HIDDEN}@"),
+    # scheme://user:password@host; a container before the @ of abfss:// has no colon, and is no secret. What begins
+    # as a port does, and a slash, is a path.
+    (re.compile(r"(?<=://)[^/\s:@'\"]*:(?!\d+/)[^\s'\"@]*@(?=[^/\s@])"), f"{HIDDEN}@"),
     (re.compile(rf"(?i)([?&](?:{_NAMES}|sig|key)=)[^&\s'\"#]+"), rf"\g<1>{HIDDEN}"),
     # spark.hadoop.fs.s3a.secret.key=..., "password": "...", password: ...
     (

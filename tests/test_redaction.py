@@ -17,7 +17,10 @@ from recsys_spark.redaction import redact, redacted
     ("text", "expected"),
     [
         ("s3a://AKIA:hunter2@bucket/log", "s3a://***@bucket/log"),
-        ("s3a://AKIA:hun/ter@bucket/log", "s3a://AKIA:hun/ter@bucket/log"),
+        ("s3a://AKIA:hun/ter@bucket/log", "s3a://***@bucket/log"),
+        ("google.cloud.auth.service.account.private.key=abc", "google.cloud.auth.service.account.private.key=***"),
+        ("api_key: abc, pwd=abc", "api_key: ***, pwd=***"),
+        ("-Dpassphrase=abc fs.s3a.encryption.key=abc", "-Dpassphrase=*** fs.s3a.encryption.key=***"),
         ("https://user:p%40ss@host:8020/x?y=1", "https://***@host:8020/x?y=1"),
         ("abfss://container@account.dfs.core.windows.net/x", "abfss://container@account.dfs.core.windows.net/x"),
         ("wasbs://c@a/x?sig=abc%2F&sv=2020", "wasbs://c@a/x?sig=***&sv=2020"),

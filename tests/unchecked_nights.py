@@ -24,7 +24,7 @@ def context_of(spark: SparkSession, config: PipelineConfig, run_id: str) -> Stag
 
 def make_lists(context: StageContext) -> Run:
     """Do a night up to its lists; return its run."""
-    run_stages(context, stages(("ingest", "index", "train", "recommend")))
+    run_stages(context, stages(("ingest", "index", "features", "train", "recommend")))
     return context.run
 
 

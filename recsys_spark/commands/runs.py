@@ -21,6 +21,7 @@ from recsys_spark.publish.forgetting import forget_user
 from recsys_spark.publish.retention import plan_removals, remove_all
 from recsys_spark.publish.run_difference import compare_runs
 from recsys_spark.publish.verification import verify
+from recsys_spark.redaction import redact, redacted
 from recsys_spark.report.run_pages import list_runs, print_difference, print_runs
 from recsys_spark.runs.publication_log import Publication, current_publication, pin_run, roll_back, unpin
 from recsys_spark.runs.run_directory import Run, find_runs, safe_run_id
@@ -82,7 +83,7 @@ def runs(config_path: str, overrides: tuple[str, ...], output: str) -> None:
     place = _open("runs", config_path, overrides)
     lines = list_runs(place.root, place.storage)
     if output == "json":
-        click.echo(json.dumps([asdict(line) for line in lines]))
+        click.echo(json.dumps(redacted([asdict(line) for line in lines])))
     else:
         print_runs(_console(), lines)
 
@@ -145,7 +146,7 @@ def gc(config_path: str, overrides: tuple[str, ...], keep: int, min_age_hours: f
     place = _open("gc", config_path, overrides)
     removals = plan_removals(place.root, place.storage, keep, datetime.now(UTC), timedelta(hours=min_age_hours))
     for removal in removals:
-        click.echo(f"{human_size(removal.n_bytes):>12}  {removal.path}  ({removal.reason})")
+        click.echo(f"{human_size(removal.n_bytes):>12}  {redact(removal.path)}  ({removal.reason})")
     if not dry_run:
         remove_all(place.root, removals, place.storage)
     total = human_size(sum(removal.n_bytes for removal in removals))

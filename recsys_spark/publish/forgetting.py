@@ -25,9 +25,11 @@ from recsys_spark.storage.numbered_log import NumberedLog
 from recsys_spark.tables import (
     CANCELLED_RATINGS,
     CHANGED_USERS,
+    EVALUATION_SPLIT,
     FOLDED_FACTORS,
     INDEXED_RATINGS,
     LATE_RATINGS,
+    NEIGHBOURHOODS,
     NEW_QUARANTINE,
     NEW_RATINGS,
     NEW_USERS,
@@ -42,9 +44,10 @@ from recsys_spark.tables import (
     USER_FACTORS,
     USER_INDEX,
     USER_SEGMENTS,
+    USER_WEIGHTS,
 )
 
-_BY_USER = (
+BY_USER = (
     RATINGS,
     CANCELLED_RATINGS,
     LATE_RATINGS,
@@ -59,8 +62,12 @@ _BY_USER = (
     REFRESHED_USERS,
     USER_BLOCKS,
     USER_SEGMENTS,
+    USER_WEIGHTS,
 )
+BY_NUMBER = (INDEXED_RATINGS, EVALUATION_SPLIT)
 _BY_TEXT = (QUARANTINE, NEW_QUARANTINE)
+# Of people, and made again by one command.
+_PAGES = ("report.html", "report.json")
 # As Spark has written them: a reader of one user reads one of them.
 _ROWS_PER_GROUP = 10_000
 
@@ -101,8 +108,9 @@ def forget_user(root: str, storage: Storage, user_id: str) -> list[Forgotten]:
 
     Notes
     -----
-    Every file of these tables is read once, by this process, one at a time. Quarantined rows go where the id stands in
-    their text by itself, as a cell does. Checkpoints of unfinished runs know numbers alone.
+    Every file of these tables, and of what attempts have left behind, is read once, by this process, one at a time.
+    Quarantined rows go where the id stands in their text by itself, as a cell does. The page of a run that knew the
+    person is removed whole: ``recsys-spark report`` makes it again. Checkpoints of unfinished runs know numbers alone.
     """
     number = _number_of(root, storage, user_id)
     found = [_forget_in_run(run, storage, user_id, number) for run in find_runs(root, storage)]
@@ -112,14 +120,31 @@ def forget_user(root: str, storage: Storage, user_id: str) -> list[Forgotten]:
 
 
 def _forget_in_run(run: Run, storage: Storage, user_id: str, number: int | None) -> Forgotten:
-    changes: dict[str, Change] = {table.name: _without("user_id", user_id) for table in _BY_USER}
+    changes: dict[str, Change] = {table.name: _without("user_id", user_id) for table in BY_USER}
     changes |= {table.name: _without_text(user_id) for table in _BY_TEXT}
     changes[SIMILAR_USERS.name] = _without_neighbour(user_id)
     if number is not None:
-        changes[INDEXED_RATINGS.name] = _without("user_index", number)
+        changes |= {table.name: _without("user_index", number) for table in BY_NUMBER}
+        if _is_of_users(run, storage):
+            changes[NEIGHBOURHOODS.name] = _without("row_index", number)
+    left_behind = [name for name in storage.list_names(run.path) if name.startswith("_")]
+    changes |= {name: _where_there_is("user_id", _without("user_id", user_id)) for name in left_behind}
     correct = partial(_correct_manifest, run, storage) if storage.exists(run.manifest_path) else None
     rows = {name: _rewrite(join(run.path, name), storage, change, correct) for name, change in changes.items()}
-    return Forgotten(f"run {run.run_id}", {name: n for name, n in rows.items() if n})
+    found = {name: n for name, n in rows.items() if n}
+    pages = [name for name in _PAGES if storage.exists(join(run.path, name))]
+    told = number is not None and "report.json" in pages
+    if found or (told and json.dumps(user_id, ensure_ascii=False) in storage.read_text(join(run.path, "report.json"))):
+        for name in pages:
+            storage.remove(join(run.path, name))
+            found[name] = 1
+    return Forgotten(f"run {run.run_id}", found)
+
+
+def _is_of_users(run: Run, storage: Storage) -> bool:
+    """Return whether the rows of the run's ``neighbourhoods``, if there are any, are users."""
+    place = join(run.path, "run.json")
+    return storage.exists(place) and read_json(storage, place)["config"]["train"]["model"] == "user_knn"
 
 
 def _rewrite(path: str, storage: Storage, change: Change, before: Callable[[str, bytes], None] | None = None) -> int:
@@ -176,6 +201,10 @@ def _without(column: str, value: str | int) -> Change:
         return kept, table.num_rows - kept.num_rows
 
     return change
+
+
+def _where_there_is(column: str, change: Change) -> Change:
+    return lambda table: change(table) if column in table.column_names else (table, 0)
 
 
 def _without_text(user_id: str) -> Change:

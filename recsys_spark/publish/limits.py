@@ -42,6 +42,7 @@ class Limit:
     limit : float or None
         None: the value is only told.
     is_broken : bool
+        A value that is no number breaks every limit.
     """
 
     name: str
@@ -53,12 +54,18 @@ class Limit:
 
 def at_most(name: str, value: float, limit: float | None, margin: float = 0.0) -> Limit:
     """Return a value that must not be above its limit."""
-    return Limit(name, value, margin, limit, limit is not None and value - margin > limit)
+    is_broken = limit is not None and not value - _known(margin) <= limit
+    return Limit(name, value, margin, limit, is_broken)
 
 
 def at_least(name: str, value: float, limit: float | None, margin: float = 0.0) -> Limit:
     """Return a value that must not be below its limit."""
-    return Limit(name, value, margin, limit, limit is not None and value + margin < limit)
+    is_broken = limit is not None and not value + _known(margin) >= limit
+    return Limit(name, value, margin, limit, is_broken)
+
+
+def _known(margin: float) -> float:
+    return 0.0 if math.isnan(margin) else margin
 
 
 def limits_of_lists(config: GateConfig, n_lists: int, n_short: int) -> list[Limit]:

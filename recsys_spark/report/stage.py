@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from recsys_spark.redaction import redact
 from recsys_spark.report.page import run_page
 from recsys_spark.report.page_data import gather
 from recsys_spark.runs.run_directory import Run, StageContext
@@ -23,6 +24,7 @@ def run(context: StageContext) -> dict[str, Any]:
         The paths. Nothing of the run's tables is changed.
     """
     data = gather(context)
+    data["config"] = redact(data["config"])
     content = json.dumps(data, indent=1, ensure_ascii=False)
     context.storage.write_text(data_path(context.run), content)
     context.storage.write_text(page_path(context.run), run_page(json.loads(content)))

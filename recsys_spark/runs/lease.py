@@ -20,6 +20,8 @@ from recsys_spark.storage.numbered_log import NumberedLog
 log = logging.getLogger(__name__)
 
 _RENEWALS_PER_TERM = 3
+# What is known of a process whose start cannot be seen.
+_RUNNING = "running"
 # Leases of this process that it still works under: another that it took and did not give up belongs to nobody.
 _HELD: set[str] = set()
 
@@ -39,7 +41,8 @@ class Lease:
         How long an owner that is not heard of keeps it. An owner on this machine whose process is gone loses it at
         once.
     now : callable, optional
-        The clock. Where clocks differ, or go back, a lease is kept longer, never taken early from who renews it.
+        The clock. One that goes back keeps a lease longer. Machines whose clocks differ by more than the term would
+        take leases early.
 
     Attributes
     ----------
@@ -52,7 +55,7 @@ class Lease:
     ) -> None:
         self._log = NumberedLog(storage, join(folder, "lease"))
         self._storage, self._term, self._now = storage, term, now or _now
-        self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid())}
+        self._owner = {"host": _host(), "pid": os.getpid(), "started": _process_start(os.getpid())}
         self._token = secrets.token_hex(8)
         self._number = 0
         self._lock = threading.Lock()
@@ -121,14 +124,16 @@ class Lease:
         owner = entry["owner"]
         if owner == self._owner:
             return entry["token"] not in _HELD
-        return bool(owner["host"] == self._owner["host"] and _process_start(owner["pid"]) != owner["started"])
+        # Of another user's process only that it is there can be seen.
+        return owner["host"] == self._owner["host"] and _process_start(owner["pid"]) not in (owner["started"], _RUNNING)
 
     def _taken(self, entry: dict[str, Any]) -> RecsysError:
         owner = entry["owner"]
+        machine = owner["host"].partition(" ")[0]
         return RecsysError(
             "another process is working on this run",
             where=self._log.folder,
-            got=f"process {owner['pid']} on {owner['host']}, until {entry['expires']} unless it renews",
+            got=f"process {owner['pid']} on {machine}, until {entry['expires']} unless it renews",
             remedy="let it finish, or end it and try again: a process that is gone keeps a run for that long at most",
         )
 
@@ -159,6 +164,14 @@ def held(lease: Lease, term: timedelta) -> Iterator[Lease]:
             log.warning(f"a lease could not be given up: {error}")
 
 
+def _host() -> str:
+    """Return where numbers of processes mean the same: a machine, or a container that may have its machine's name."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 (it leads nowhere)
+    except OSError:
+        return socket.gethostname()
+
+
 def _process_start(pid: int) -> str | None:
     """Return when a process of this machine began, None where there is none; numbers of processes are used again."""
     try:
@@ -173,4 +186,4 @@ def _process_start(pid: int) -> str | None:
         return None
     except OSError:
         pass
-    return "running"
+    return _RUNNING

@@ -18,6 +18,9 @@ from recsys_spark.storage.numbered_log import NumberedLog
 
 log = logging.getLogger(__name__)
 
+# So many writers at once there are not: a storage that goes on refusing does so for another reason.
+_MOST_RIVALS = 100
+
 Kind = Literal["publish", "rollback", "pin", "unpin"]
 
 
@@ -146,9 +149,7 @@ def roll_back(root: str, storage: Storage, to: Run | None = None) -> Publication
 
     def decide(entries: list[Publication]) -> Publication:
         last = _last(entries, root)
-        shown = [entry.run(root) for entry in entries]
-        # What was rolled back from is not what comes before.
-        earlier = [run for run in dict.fromkeys(shown[: shown.index(last.run(root))]) if _is_sealed(run, storage)]
+        earlier = [run for run in _way_to_current(entries, root)[:-1] if _is_sealed(run, storage)]
         if to is None and not earlier:
             raise ConfigError("there is no earlier run to go back to", where=log_folder(root))
         run = _known(entries, to, storage) if to is not None else earlier[-1]
@@ -192,12 +193,24 @@ def unpin(root: str, storage: Storage) -> Publication:
     return _require(_append(root, storage, decide))
 
 
+def _way_to_current(entries: list[Publication], root: str) -> list[Run]:
+    """Return the runs that led to the one that readers see, oldest first; what was rolled back from is not on it."""
+    way: list[Run] = []
+    for entry in entries:
+        run = entry.run(root)
+        if run in way:
+            del way[way.index(run) + 1 :]
+        else:
+            way.append(run)
+    return way
+
+
 def _append(
     root: str, storage: Storage, decide: Callable[[list[Publication]], Publication | None]
 ) -> Publication | None:
     """Add what ``decide`` makes of the entries so far; where another writer has taken the number, decide again."""
     numbered = NumberedLog(storage, log_folder(root))
-    while True:
+    for _ in range(_MOST_RIVALS):
         # Before the entries are read: one that another writer adds meanwhile must not be passed over.
         numbers = numbered.numbers()
         decided = decide(publications(root, storage))
@@ -206,6 +219,12 @@ def _append(
         entry = replace(decided, number=numbers[-1] + 1 if numbers else 1)
         if numbered.append(entry.number, asdict(entry)):
             return entry
+    raise RecsysError(
+        "no entry could be added to the publication log: every number was taken by another writer",
+        where=log_folder(root),
+        got=f"{_MOST_RIVALS} attempts",
+        remedy="look whether files can be created and renamed there, and give the same command again",
+    )
 
 
 def _entry(kind: Kind, shown: Run, newest: Run, *, pinned: bool, forced: Sequence[str] = ()) -> Publication:

@@ -55,12 +55,12 @@ class NumberedLog:
     def append(self, number: int, content: dict[str, Any]) -> bool:
         """Make an entry; return False, changing nothing, where another writer has taken the number.
 
-        A write that lands and is reported as failed, as over a network that breaks, counts as made: two writers never
-        write the same content.
+        A write that lands and is reported as failed, or as one that found the name taken, counts as made, as where a
+        request is sent again over a network that breaks: two writers never write the same content.
         """
         path, text = self.path(number), json.dumps(content, indent=1, ensure_ascii=False)
         try:
-            return self._storage.create_if_absent(path, text)
+            return self._storage.create_if_absent(path, text) or self._holds(path, text)
         except Exception:
             if self._holds(path, text):
                 return True

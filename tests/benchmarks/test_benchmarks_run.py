@@ -28,7 +28,7 @@ def result_of(name: str, *options: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_training_beside_mllib() -> None:
-    found = result_of("training.py", *TINY, "--final-iterations", "8", "--our-times", "2", "--exchange", "route")
+    found = result_of("training.py", *TINY, "--final-iterations", "8", "--our-times", "2")
     assert {"ours_s_per_iter", "mllib_s_per_iter", "ratio", "blocking_ratio"} <= found.keys()
     assert found["objective_difference"] == pytest.approx(0.0, abs=0.05)
 
@@ -45,6 +45,13 @@ def test_training_beside_the_implicit_library() -> None:
 @pytest.mark.slow
 def test_one_iteration_beside_the_bound_of_the_machine() -> None:
     assert result_of("roofline.py", *TINY)["ratio_to_bound"] > 1
+
+
+@pytest.mark.slow
+def test_routed_training_beside_nothing() -> None:
+    """What the benchmark of sizes, cores and exchanges runs several times."""
+    found = result_of("training.py", *TINY, "--against", "nothing", "--exchange", "route", "--final-iterations", "0")
+    assert found["ours_s_per_iter"] > 0
 
 
 @pytest.mark.slow

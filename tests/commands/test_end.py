@@ -51,7 +51,7 @@ def test_the_last_line_says_what_to_do(
 
 
 @pytest.mark.parametrize(
-    ("kind", "begin"), [(KeyboardInterrupt, ""), (MemoryError, "read the trace above; where the cause is gone, ")]
+    ("kind", "begin"), [(KeyboardInterrupt, ""), (ZeroDivisionError, "read the trace above; where the cause is gone, ")]
 )
 def test_a_run_that_was_cut_off_names_the_command_that_goes_on(
     kind: type[BaseException], begin: str, capsys: pytest.CaptureFixture[str]

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys_spark import tables
 from recsys_spark.errors import RecsysError
+from recsys_spark.publish import forgetting
 from recsys_spark.publish.forgetting import forget_user
 from recsys_spark.publish.verification import verify
 from recsys_spark.published import read_current_table
@@ -36,6 +38,12 @@ TABLES: dict[str, pa.Table] = {
     "indexed_ratings": pa.table({"user_index": pa.array([0, 1, 2, 3, 1], pa.int32()), "rating": [1.0] * 5}),
     "item_factors": pa.table({"item_id": ["a", "b"], "n_ratings": [4, 4]}),
     "user_factors": pa.table({"user_id": USERS, "bias": [0.5] * 4}),
+    "user_weights": pa.table({"user_id": USERS, "weights": [[0.5]] * 4}),
+    "evaluation_split": pa.table({"user_index": pa.array([0, 1, 1, 2], pa.int32()), "rating": [1.0] * 4}),
+    "neighbourhoods": pa.table({"row_index": pa.array([0, 1, 2], pa.int32()), "neighbours": [[1.0]] * 3}),
+    # What a killed attempt has left.
+    "_lists": pa.table({"user_id": USERS, "recommendations": [[1.0]] * 4}),
+    "_merged": pa.table({"item_id": ["a", "b"]}),
     "recommendations": pa.table({"user_id": USERS, "recommendations": [[{"item_id": "c", "score": 1.0}]] * 4}),
     "similar_users": pa.table(
         {
@@ -66,7 +74,10 @@ def write_everything(root: Path) -> Path:
         run = Run(str(root), run_id, "2026-01-05")
         for name, table in TABLES.items():
             write_table(Path(run.path) / name, table)
-        files = {name: files_of_table(run, name, STORAGE) for name in TABLES}
+        STORAGE.write_text(f"{run.path}/run.json", '{"config": {"train": {"model": "user_knn"}}}')
+        STORAGE.write_text(f"{run.path}/report.json", json.dumps({"readers": [ANNA]}))
+        STORAGE.write_text(f"{run.path}/report.html", ANNA)
+        files = {name: files_of_table(run, name, STORAGE) for name in TABLES if not name.startswith("_")}
         STORAGE.write_text(run.manifest_path, json.dumps({"files": files, "sealed": "then"}))
         publish_run(run, STORAGE)
     write_table(root / "indexes/user_index/parts/r1-0", TABLES["user_index"])
@@ -121,6 +132,9 @@ def check_forgotten(root: Path) -> None:
     assert verify(str(root), STORAGE)[1] == []
     for run_id in ("r1", "r2"):
         assert [row["user_index"] for row in read(root, "indexed_ratings", run_id)] == [0, 2, 3]
+        assert [row["user_index"] for row in read(root, "evaluation_split", run_id)] == [0, 2]
+        assert [row["row_index"] for row in read(root, "neighbourhoods", run_id)] == [0, 2]
+        assert not list(root.rglob("report.*")), "the pages knew the person, and can be made again"
         assert [row["user_id"] for row in read(root, "recommendations", run_id)] == ["u0", "u11", "xu1"]
         assert [row["raw"] for row in read(root, "quarantine", run_id)] == ["u11,a,x", "xu1,a,x", None]
         similar = {row["user_id"]: row for row in read(root, "similar_users", run_id)}
@@ -150,6 +164,12 @@ def test_a_person_is_gone_and_the_others_are_not(root: Path) -> None:
             "quarantine": 2,
             "similar_users": 4,
             "indexed_ratings": 2,
+            "user_weights": 1,
+            "evaluation_split": 2,
+            "neighbourhoods": 1,
+            "_lists": 1,
+            "report.html": 1,
+            "report.json": 1,
         }
     )
     assert (report["history"], report["index"]) == ({"rating_events": 2}, {"user_index": 1})
@@ -157,6 +177,17 @@ def test_a_person_is_gone_and_the_others_are_not(root: Path) -> None:
     assert read_current_table(str(root)).num_rows == 3
     assert forget_user(str(root), STORAGE, ANNA) == []
     assert forget_user(str(root), STORAGE, "nobody") == []
+
+
+def test_no_table_of_people_is_passed_over() -> None:
+    of_people = {
+        value.name
+        for value in vars(tables).values()
+        if isinstance(value, tables.Table) and {"user_id", "user_index"} & {*value.schema.names}
+    }
+    known = {table.name for table in (*forgetting.BY_USER, *forgetting.BY_NUMBER)}
+    # Changed by code of their own: lists of others, and what is kept from run to run.
+    assert of_people == known | {"similar_users", "rating_events"}
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -95,3 +95,9 @@ def test_broken_limits_stop_publishing_unless_they_are_forced() -> None:
     assert "--force" in text
     assert require_limits(limits, "there", force=True) == ["max_lost_users", "min_overlap"]
     assert require_limits([], "there", force=True) == []
+
+
+def test_what_is_no_number_is_beyond_every_limit() -> None:
+    nothing = Churn(None, 80, overlap=math.nan, overlap_margin=math.nan, changed_positions=math.nan, same_lists=0.1)
+    config = GateConfig(min_overlap=0.1, max_changed_positions=0.9)
+    assert broken(limits_of_churn(config, nothing, 80)) == ["min_overlap", "max_changed_positions"]

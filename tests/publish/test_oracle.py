@@ -54,7 +54,18 @@ def skip_one(entries: list[dict[str, Any]]) -> None:
     entries.append({"item_id": "i29", "score": entries[-1]["score"]})
 
 
-@pytest.mark.parametrize("damage", [swap, shorten, change_score, skip_one])
+def turn_items(entries: list[dict[str, Any]]) -> None:
+    """Leave scores as they are, beside other items: what a number that stands for another id does."""
+    items = [entry["item_id"] for entry in entries]
+    for entry, item in zip(entries, [*items[1:], items[0]], strict=True):
+        entry["item_id"] = item
+
+
+def name_another(entries: list[dict[str, Any]]) -> None:
+    entries[0]["item_id"] = "unheard"
+
+
+@pytest.mark.parametrize("damage", [swap, shorten, change_score, skip_one, turn_items, name_another])
 def test_a_wrong_list_is_found(damage: Any) -> None:
     users = [user(f"u{k}", set()) for k in range(3)]
     damage(users[1]["recommendations"])

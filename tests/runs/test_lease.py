@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from recsys_spark.errors import RecsysError
+from recsys_spark.runs import lease as module
 from recsys_spark.runs.lease import Lease, held
 from recsys_spark.storage import LocalStorage, Storage
 from recsys_spark.storage.numbered_log import NumberedLog
@@ -173,3 +174,17 @@ def test_the_other_owner_at_every_step(tmp_path: Path) -> None:
         with pytest.raises(RecsysError, match="another process is working"):
             lease(folder, clock, WatchedStorage(before=others_first)).take()
         other.require()
+
+
+def test_an_owner_whose_process_cannot_be_looked_at_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    lease(tmp_path, clock).take()
+    monkeypatch.setattr(module, "_HELD", set())
+    for name, seen in (("_process_start", lambda pid: "running"), ("_host", lambda: "same-name pid:[2]")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, seen)
+            # Another owner, who sees no more of the first one than that, or nothing.
+            other = lease(tmp_path, clock)
+            other._owner["pid"] = 1
+            with pytest.raises(RecsysError, match="another process is working on this run"):
+                other.take()

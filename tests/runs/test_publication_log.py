@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_spark.errors import ConfigError
+from recsys_spark.errors import ConfigError, RecsysError
 from recsys_spark.runs.publication_log import (
     current_publication,
     pin_run,
@@ -140,10 +140,11 @@ ACTS = st.one_of(
 def test_the_log_is_that_of_a_simple_model(
     tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[str, str]]
 ) -> None:
-    """The oracle keeps what readers see, what is newest and whether a run is pinned, without any files."""
+    """The oracle keeps what readers see, the way back, the newest and whether a run is pinned, without any files."""
     root = tmp_path_factory.mktemp("log")
     shown: list[str] = []
     published: list[str] = []
+    way: list[str] = []
     pinned = False
     for act, run_id in acts:
         if act == "publish":
@@ -151,21 +152,46 @@ def test_the_log_is_that_of_a_simple_model(
             if run_id not in published:
                 published.append(run_id)
                 shown.append(shown[-1] if pinned else run_id)
+                way += [] if pinned else [run_id]
             continue
-        earlier = list(dict.fromkeys(shown[: shown.index(shown[-1])])) if shown else []
-        possible = {"rollback": bool(earlier), "pin": bool(shown), "unpin": pinned}[act]
+        possible = {"rollback": len(way) > 1, "pin": bool(shown), "unpin": pinned}[act]
         call = {"rollback": roll_back, "pin": pin_run, "unpin": unpin}[act]
         if not possible:
             with pytest.raises(ConfigError):
                 call(str(root), STORAGE)
             continue
         call(str(root), STORAGE)
-        shown.append({"rollback": (earlier or [""])[-1], "pin": shown[-1], "unpin": published[-1]}[act])
+        if act == "rollback":
+            way.pop()
+        elif act == "unpin" and published[-1] in way:
+            way = way[: way.index(published[-1]) + 1]
+        elif act == "unpin":
+            way.append(published[-1])
+        shown.append(way[-1])
         pinned = {"rollback": pinned, "pin": True, "unpin": False}[act]
     entries = publications(str(root), STORAGE)
     assert [entry.run_id for entry in entries] == shown
     if entries:
         assert (entries[-1].newest_run_id, entries[-1].pinned) == (published[-1], pinned)
+
+
+def test_what_was_rolled_back_from_is_never_gone_back_to(tmp_path: Path) -> None:
+    for run_id in "ab":
+        publish(tmp_path, run_id)
+    assert roll_back(str(tmp_path), STORAGE).run_id == "a"
+    publish(tmp_path, "c")
+    assert roll_back(str(tmp_path), STORAGE).run_id == "a", "b was as bad as c"
+    with pytest.raises(ConfigError, match="no earlier run"):
+        roll_back(str(tmp_path), STORAGE)
+
+
+def test_a_storage_that_goes_on_refusing_is_not_asked_for_ever(tmp_path: Path) -> None:
+    class Refuses(LocalStorage):
+        def create_if_absent(self, path: str, text: str) -> bool:
+            return False
+
+    with pytest.raises(RecsysError, match="no entry could be added to the publication log"):
+        publish_run(sealed(tmp_path, "a"), Refuses())
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["fails", "fails once done"])
