@@ -30,12 +30,10 @@ from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.config import TrainConfig
 from recsys_spark.kernels import hot_rows
-from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.session import build_session
-from recsys_spark.train.half_iteration import row_problem
-from recsys_spark.train.loop_state import first_vectors
+from recsys_spark.train.observations import observations
 from recsys_spark.train.replicate import ReplicateExchange
-from recsys_spark.train.side_blocks import SideBlocks
+from recsys_spark.train.side_blocks import SideBlocks, block_ratings
 
 _RATINGS_PER_USER = 10
 
@@ -120,10 +118,10 @@ def measure(
     hot_rows.HOT_FLOOR = floor
     sides: list[SideBlocks] = []
     try:
-        for side, n_rows in zip((USERS, ITEMS), sizes, strict=True):
-            sides.append(SideBlocks(frame, side, n_rows, arguments.blocks))
-        users, items = sides
-        exchange = ReplicateExchange(row_problem(config), 0.0, first_vectors(config, users, items))
+        users, items = block_ratings(observations(frame, config).frame, *sizes, arguments.blocks)
+        sides += [users, items]
+        exchange = ReplicateExchange(spark, config, 0.0)
+        exchange.begin(users, items, None)
         ratios, seconds = [], []
         for _ in range(arguments.iterations):
             exchange.solve(users, items)

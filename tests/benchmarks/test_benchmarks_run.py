@@ -55,6 +55,12 @@ def test_routed_training_beside_nothing() -> None:
 
 
 @pytest.mark.slow
+def test_an_item_that_everybody_rated() -> None:
+    options = ["--ratings", "2e4", "--rank", "4", "--blocks", "4", "--floor", "1000", "--iterations", "2"]
+    assert result_of("hot_rows.py", *options)["items_split"] == 1
+
+
+@pytest.mark.slow
 def test_lists_beside_their_product() -> None:
     sizes = ["--users", "300", "--items", "200", "--rank", "8", "--kernel-users", "64"]
     found = result_of("top_n.py", *sizes, "--rounds", "1")
