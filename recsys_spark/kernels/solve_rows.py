@@ -109,7 +109,8 @@ def solve_rows(
     problem : RowProblem
     start : float32 array of shape (n_rows, width), optional
         Rows of the last iteration, for the methods that go on from there; zeros if not given. Not changed.
-        No method returns a row with a higher objective than its start.
+        The methods that go on from it never return a row with a higher objective; ``nonnegative`` needs one without
+        negative factors.
     left_out : bool array of shape (n_rows,), optional
         Rows that are not solved here, see ``hot_rows``.
     expected : float32 array of shape (n_rows, width), optional
