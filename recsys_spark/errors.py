@@ -77,6 +77,10 @@ class RowError(NumericalError):
         self.side, self.row = side, row
 
 
+class DamagedFileError(RecsysError):
+    """A file of a run is not what was written (exit code 1)."""
+
+
 class ShapeError(RecsysError):
     """Arrays that do not fit together: a defect in the calling code (exit code 1)."""
 

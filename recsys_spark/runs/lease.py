@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from recsys_spark.errors import RecsysError
+from recsys_spark.errors import DamagedFileError, RecsysError
 from recsys_spark.storage import Storage, join
 from recsys_spark.storage.numbered_log import NumberedLog
 
@@ -69,10 +69,11 @@ class Lease:
         RecsysError
             If another owner has it.
         """
-        latest = self._log.latest()
-        if latest is not None and not self._is_over(latest[1]):
-            raise self._taken(latest[1])
-        number = latest[0] + 1 if latest else 1
+        numbers = self._log.numbers()
+        latest = self._read(numbers[-1]) if numbers else None
+        if latest is not None and not self._is_over(latest):
+            raise self._taken(latest)
+        number = numbers[-1] + 1 if numbers else 1
         if not self._log.append(number, self._entry()):
             raise self._taken(self._log.read(number))
         self._number = number
@@ -107,6 +108,13 @@ class Lease:
                 for number in self._log.numbers()[:-1]:
                     self._storage.remove(self._log.path(number))
             self._number = 0
+
+    def _read(self, number: int) -> dict[str, Any] | None:
+        """Return an entry, None if it is damaged: whoever works under it makes the next one, and finds it taken."""
+        try:
+            return self._log.read(number)
+        except DamagedFileError:
+            return None
 
     def _entry(self) -> dict[str, Any]:
         return {

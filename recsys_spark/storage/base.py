@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from pyspark.sql import SparkSession
 
-from recsys_spark.errors import ConfigError, ContractError, RecsysError
+from recsys_spark.errors import ConfigError, ContractError, DamagedFileError
 from recsys_spark.session import is_connect
 
 HIDDEN = ("_", ".")
@@ -162,7 +162,7 @@ def read_json(storage: Storage, path: str) -> Any:
     try:
         return json.loads(storage.read_text(path))
     except ValueError as error:  # of JSON, or of UTF-8
-        raise RecsysError("a file of the run is damaged", where=path, got=str(error)) from None
+        raise DamagedFileError("a file of the run is damaged", where=path, got=str(error)) from None
 
 
 class LocalStorage:

@@ -188,3 +188,15 @@ def test_an_owner_whose_process_cannot_be_looked_at_keeps_it(tmp_path: Path, mon
             other._owner["pid"] = 1
             with pytest.raises(RecsysError, match="another process is working on this run"):
                 other.take()
+
+
+def test_a_damaged_lease_keeps_nobody_out_for_ever(tmp_path: Path) -> None:
+    clock = Clock()
+    first = lease(tmp_path, clock)
+    first.take()
+    (tmp_path / "lease" / "00000001.json").write_text('{"owner": ')
+    second = lease(tmp_path, clock)
+    second.take()
+    second.require()
+    with pytest.raises(RecsysError, match="another process has taken over"):
+        first.require()
