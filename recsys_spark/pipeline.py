@@ -88,6 +88,7 @@ def run_stages(context: StageContext, chosen: Sequence[Stage]) -> None:
     term = timedelta(minutes=context.config.output.lease_minutes)
     with held(Lease(context.storage, context.run.path, term), term) as lease:
         start_run(context)
+        context = replace(context, require_lease=lease.require)
         for stage in chosen:
             lease.require()
             _run_stage(context, stage)

@@ -64,6 +64,8 @@ def run(context: StageContext) -> dict[str, Any]:
     if forced:
         context.progress.say(f"publish: forced beyond {', '.join(f'gate.{name}' for name in forced)}", forced=forced)
     result = {**checked, "limits": [asdict(limit) for limit in limits], "compared": compared, "forced": forced}
+    # The checks took a while: whoever was paused meanwhile must not publish what another process works on.
+    context.require_lease()
     manifest = write_manifest(context, result)
     entry, is_new = publish_run(context.run, context.storage, forced)
     context.progress.say(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -60,7 +60,7 @@ class StageContext:
     """All that a stage is given: session, configuration, run, interval, and where to say how far it is.
 
     ``tables_read`` fills with the tables of the run that the stage has read, by name; with ``leaves_lineage``, every
-    attempt leaves events that name them.
+    attempt leaves events that name them. ``require_lease`` raises where another process has taken the run over.
     """
 
     spark: SparkSession
@@ -72,6 +72,7 @@ class StageContext:
     must_resume: bool = False
     force: bool = False
     leaves_lineage: bool = True
+    require_lease: Callable[[], None] = field(default=lambda: None, compare=False)
     tables_read: dict[str, Table] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:

@@ -21,12 +21,14 @@ from pyspark.sql import SparkSession
 from recsys_spark import cli
 from recsys_spark.cli import main
 from recsys_spark.config import PipelineConfig
+from recsys_spark.publish import stage as publish_stage
 from recsys_spark.publish.verification import verify
 from recsys_spark.published import read_current_table
 from recsys_spark.recommend import lists
 from recsys_spark.runs.publication_log import publications
-from recsys_spark.runs.run_directory import Run, find_runs
+from recsys_spark.runs.run_directory import Run, StageContext, find_runs
 from recsys_spark.storage import LocalStorage
+from recsys_spark.storage.numbered_log import NumberedLog
 from tests import troubled_workers
 from tests.conftest import ROOT, python_path, small_config
 from tests.dying_driver import MOMENTS
@@ -144,6 +146,29 @@ def test_a_worker_killed_or_out_of_memory_costs_an_attempt_and_nothing_else(
     assert seen(out) == shop.before
     assert shop.night("n2", out) == 0
     shop.require_as_undisturbed(out)
+
+
+def test_an_owner_who_lost_the_run_while_the_gate_looked_does_not_publish(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(shop.folder / "two", out)
+    run = run_of(out, "n2")
+    STORAGE.remove(run.manifest_path)
+    STORAGE.remove(f"{out}/publication_log/00000002.json")
+    judge = publish_stage.judge
+
+    def is_paused(context: StageContext) -> Any:
+        held = NumberedLog(STORAGE, f"{run.path}/lease")
+        held.append(held.numbers()[-1] + 1, {"owner": "another"})
+        return judge(context)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish_stage, "judge", is_paused)
+        assert shop.night("n2", out) == 1
+    assert "another process has taken over this run" in capsys.readouterr().err
+    assert seen(out) == shop.before
+    assert not STORAGE.exists(run.manifest_path)
 
 
 @pytest.fixture(scope="module")
