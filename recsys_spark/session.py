@@ -117,6 +117,12 @@ def is_connect(spark: SparkSession) -> bool:
     return type(spark).__module__.startswith("pyspark.sql.connect")
 
 
+def is_one_machine(spark: SparkSession) -> bool:
+    """Return whether the workers surely share the driver's files: Spark in local mode. Not for Connect clients."""
+    master = spark.conf.get("spark.master", "") or ""
+    return master == "local" or master.startswith("local[")
+
+
 def default_parallelism(spark: SparkSession) -> int:
     """Return how many tasks the cluster runs by default, asked in a way that also works over Connect."""
     configured = spark.conf.get("spark.sql.leafNodeDefaultParallelism", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import mmap
 import pickle
 import secrets
 import tempfile
@@ -14,7 +16,10 @@ from typing import Any, Generic, TypeVar
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
-from recsys_spark.session import is_connect
+from recsys_spark.machine_folder import machine_folder, reject_full_disk, remove_stale
+from recsys_spark.session import is_connect, is_one_machine
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -23,20 +28,28 @@ T = TypeVar("T")
 _LARGEST_IN_FUNCTION = 8 << 20
 
 
-class SharedValue(Generic[T]):
-    """A value that travels with the tasks' code: by broadcast; over Spark Connect in the function, or as a file."""
+# Of arrays in a mapped file, for the widest vector instructions.
+_ALIGNMENT = 64
 
-    def __init__(self, value: T | None = None, *, broadcast: Any = None, file: str | None = None) -> None:
-        self._value, self._broadcast, self._file = value, broadcast, file
+
+class SharedValue(Generic[T]):
+    """A value on its way to tasks: in the function, by broadcast, in a file of the session, or in one to be mapped."""
+
+    def __init__(
+        self, value: T | None = None, *, broadcast: Any = None, file: str | None = None, mapped: Path | None = None
+    ) -> None:
+        self._value, self._broadcast, self._file, self._mapped = value, broadcast, file, mapped
 
     @property
     def value(self) -> T:
-        """The value, in a task."""
+        """The value, in a task; its arrays may be read-only."""
         held: Any = self._value
         if self._broadcast is not None:
             held = self._broadcast.value
         elif self._file is not None:
             held = _content_of(self._file)
+        elif self._mapped is not None:
+            held = read_mapped(self._mapped)
         value: T = held
         return value
 
@@ -45,19 +58,85 @@ class SharedValue(Generic[T]):
 def shared(spark: SparkSession, value: T) -> Iterator[SharedValue[T]]:
     """Send a value to every task that runs inside the ``with`` block, and remove it everywhere afterwards.
 
-    PySpark would broadcast a large function by itself, but never delete the file it leaves on the driver:
-    two copies of the factors per iteration. A broadcast of our own can be destroyed. Spark Connect has no
-    broadcasts; there a small value is part of the function, and a large one goes as a file, in pieces that fit
-    into its messages. Such files stay with the session until it ends.
+    Where driver and workers are on one machine, workers map a file, so that arrays are copied once, by the driver, and
+    held once, by the system, whatever the number of workers. Elsewhere the value is broadcast: not by PySpark itself
+    with the function, which would never delete the file that it leaves on the driver: two copies of the factors per
+    iteration. A broadcast of our own can be destroyed. Spark Connect has no broadcasts; there a small value is part of
+    the function, and a large one goes as a file, in pieces that fit into its messages. Such files stay with the session
+    until it ends.
     """
     if is_connect(spark):
         yield _over_connect(spark, value)
+        return
+    file = _mapped_file(value) if is_one_machine(spark) else None
+    if file is not None:
+        try:
+            yield SharedValue(mapped=file)
+        finally:
+            file.unlink(missing_ok=True)
         return
     broadcast = spark.sparkContext.broadcast(value)
     try:
         yield SharedValue(broadcast=broadcast)
     finally:
         broadcast.destroy()
+
+
+def _mapped_file(value: object) -> Path | None:
+    """Write a value to a file of this machine; None, after a warning, where the disk will not have it."""
+    file = machine_folder() / f"shared-{secrets.token_hex(8)}"
+    try:
+        remove_stale()
+        write_mapped(value, file)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        log.warning("values are broadcast, which is slower than files that workers map: %s", error)
+        return None
+    return file
+
+
+def write_mapped(value: object, file: Path) -> None:
+    """Write a value, its arrays apart from the rest and aligned, so that `read_mapped` need not copy them.
+
+    Raises
+    ------
+    OSError
+        Where the disk is full or nearly so.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    rest = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    arrays = [buffer.raw() for buffer in buffers]
+    head = pickle.dumps((rest, [array.nbytes for array in arrays]))
+    reject_full_disk(file.parent, len(head) + sum(array.nbytes + _ALIGNMENT for array in arrays))
+    with file.open("wb") as stream:
+        stream.write(head)
+        for array in arrays:
+            stream.seek(_aligned(stream.tell()))
+            stream.write(array)
+        # Nothing would be mapped of an empty array at the end.
+        stream.truncate(_aligned(stream.tell()))
+
+
+@lru_cache(maxsize=1)
+def read_mapped(file: Path) -> Any:
+    """Return the value in a file of `write_mapped`; arrays are views of the file, and read-only.
+
+    A worker keeps the last one for its next tasks; the file may have been removed by then.
+    """
+    with file.open("rb") as stream:
+        rest, lengths = pickle.load(stream)  # noqa: S301 (in a folder that no other user can write to)
+        end = stream.tell()
+        content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    arrays = []
+    for length in lengths:
+        start = _aligned(end)
+        end = start + length
+        arrays.append(content[start:end])
+    return pickle.loads(rest, buffers=arrays)  # noqa: S301 (as above)
+
+
+def _aligned(position: int) -> int:
+    return -(-position // _ALIGNMENT) * _ALIGNMENT
 
 
 def lasting(spark: SparkSession, value: T) -> SharedValue[T]:

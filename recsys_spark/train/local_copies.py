@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_spark.kernels.csr_block import CsrBlock
+from recsys_spark.machine_folder import machine_folder, reject_full_disk, remove_stale
 
 log = logging.getLogger(__name__)
 
 _FIELDS = ("row_index", "indptr", "column_index", "values", "weights")
 _CONTENT = "content.txt"
-# What a killed job left behind is removed by the next one that finds it this old.
-_STALE_SECONDS = 24 * 3600.0
-# Copies only make training faster: the rest of the disk belongs to others.
-_SHARE_LEFT_FREE = 0.05
 # Copies whose bytes this process has compared with what was written: once is enough.
 _verified: set[Path] = set()
-
-
-def copies_root() -> Path:
-    """Return this machine's folder of copies, private to the user."""
-    root = Path(tempfile.gettempdir()) / f"recsys_spark-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    if root.stat().st_uid != os.getuid():
-        raise PermissionError(f"{root} belongs to another user; set TMPDIR to a folder of your own")
-    return root
 
 
 def save_copy(name: str, number: int, block: CsrBlock) -> None:
@@ -66,11 +53,9 @@ def save_copy(name: str, number: int, block: CsrBlock) -> None:
 def _write(target: Path, block: CsrBlock) -> None:
     if not target.parent.exists():
         # Only the driver knows when a training is over; workers elsewhere tidy up when the next one begins.
-        _remove_stale()
+        remove_stale()
     target.parent.mkdir(parents=True, exist_ok=True)
-    disk = shutil.disk_usage(target.parent)
-    if disk.free - block.nbytes < disk.total * _SHARE_LEFT_FREE:
-        raise OSError(f"{target.parent} has {disk.free:,} of {disk.total:,} bytes left; TMPDIR names another place")
+    reject_full_disk(target.parent, block.nbytes)
     building = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
     try:
         fields = {field: getattr(block, field) for field in _FIELDS if getattr(block, field) is not None}
@@ -102,7 +87,7 @@ def open_copy(name: str, number: int) -> CsrBlock | None:
                 raise ValueError("other bytes than were written")
             _verified.add(folder)
         # Its age is that of its last use, for those who tidy up.
-        os.utime(copies_root() / name)
+        os.utime(machine_folder() / name)
     except (OSError, ValueError, EOFError):
         return None
     return CsrBlock(**arrays)
@@ -114,18 +99,9 @@ def _checksum(array: npt.NDArray[Any]) -> int:
 
 def remove_copies(name: str) -> None:
     """Remove this machine's copies of one training, and what killed trainings left long ago."""
-    shutil.rmtree(copies_root() / name, ignore_errors=True)
-    _remove_stale()
-
-
-def _remove_stale() -> None:
-    for folder in copies_root().iterdir():
-        try:
-            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue
+    shutil.rmtree(machine_folder() / name, ignore_errors=True)
+    remove_stale()
 
 
 def _folder(name: str, number: int) -> Path:
-    return copies_root() / name / f"block-{number}"
+    return machine_folder() / name / f"block-{number}"

@@ -16,11 +16,12 @@ from recsys_spark.errors import ContractError, NumericalError, RowError
 from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization, row_penalties
+from recsys_spark.machine_folder import machine_folder
 from recsys_spark.progress import Progress
 from recsys_spark.rating_blocks import ITEMS
 from recsys_spark.train import Factorization, fit_factors
 from recsys_spark.train.global_mean import exact_mean
-from recsys_spark.train.local_copies import copies_root, open_copy, remove_copies
+from recsys_spark.train.local_copies import open_copy, remove_copies
 from recsys_spark.train.loop_state import LoopState
 from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings
@@ -192,7 +193,7 @@ def test_blocks_whose_machine_lost_the_copy_are_sent_again(
         if iteration == 2:
             remove_copies(rows.copies)
         if iteration == 3:
-            victim = copies_root() / rows.copies / "block-1" / "values.npy"
+            victim = machine_folder() / rows.copies / "block-1" / "values.npy"
             assert victim.exists(), "the second job leaves copies again"
             victim.write_bytes(b"damaged")
         return solve(self, iteration, rows, fixed)
@@ -204,9 +205,9 @@ def test_blocks_whose_machine_lost_the_copy_are_sent_again(
 
 
 def test_nothing_is_left_behind(spark: SparkSession) -> None:
-    before = set(copies_root().iterdir())
+    before = set(machine_folder().iterdir())
     fit(spark, frame(spark, observations()))
-    assert set(copies_root().iterdir()) <= before
+    assert set(machine_folder().iterdir()) <= before
     assert open_copy("no-such-training", 0) is None
 
 

@@ -12,9 +12,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark.kernels import hot_rows
+from recsys_spark.machine_folder import machine_folder
 from recsys_spark.rating_blocks import blocks_from_arrow
 from recsys_spark.train import Factorization
-from recsys_spark.train.local_copies import copies_root, remove_copies
+from recsys_spark.train.local_copies import remove_copies
 from recsys_spark.train.loop_state import LoopState
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings
 from tests.train.test_fit_factors import LOSSES, N_ITEMS, N_USERS, fit, frame, observations, reference
@@ -115,7 +116,7 @@ def test_pieces_whose_machine_lost_the_copy_are_sent_again(
         if iteration == 1:
             remove_copies(rows.hot.copies)
         if iteration == 2:
-            assert (copies_root() / rows.hot.copies / "block-1").exists(), "the second job leaves copies again"
+            assert (machine_folder() / rows.hot.copies / "block-1").exists(), "the second job leaves copies again"
             remove_copies(rows.copies)
         return solve(self, iteration, rows, fixed)
 

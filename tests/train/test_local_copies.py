@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from recsys_spark.kernels.csr_block import build_csr_block
+from recsys_spark.machine_folder import machine_folder
 from recsys_spark.train import local_copies
-from recsys_spark.train.local_copies import copies_root, open_copy, remove_copies, save_copy
+from recsys_spark.train.local_copies import open_copy, remove_copies, save_copy
 
 ROWS, COLUMNS = np.array([5, 1, 5]), np.array([2, 9, 0])
 VALUES, WEIGHTS = np.array([0.5, -2, 3], np.float32), np.array([1, 2, 0.5], np.float32)
@@ -32,13 +33,13 @@ def test_a_copy_that_lost_a_file_is_no_copy(name: str) -> None:
         assert held is not None
         np.testing.assert_array_equal(held.column_index, block.column_index)
         assert (held.weights is None) == (block.weights is None)
-    (copies_root() / name / "block-1" / "weights.npy").unlink()
+    (machine_folder() / name / "block-1" / "weights.npy").unlink()
     assert open_copy(name, 1) is None
 
 
 def test_a_copy_of_other_bytes_is_no_copy(name: str) -> None:
     save_copy(name, 0, build_csr_block(ROWS, COLUMNS, VALUES))
-    changed = copies_root() / name / "block-0" / "values.npy"
+    changed = machine_folder() / name / "block-0" / "values.npy"
     content = bytearray(changed.read_bytes())
     content[-1] ^= 1
     changed.write_bytes(content)
@@ -63,4 +64,4 @@ def test_a_full_disk_costs_the_copy_alone(
         save_copy(name, 1, build_csr_block(ROWS, COLUMNS, VALUES))
     assert open_copy(name, 1) is None
     assert "No space left on device" in caplog.text
-    assert not list((copies_root() / name).iterdir()), "what was begun is removed"
+    assert not list((machine_folder() / name).iterdir()), "what was begun is removed"

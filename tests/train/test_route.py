@@ -12,11 +12,12 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ConfigError
+from recsys_spark.machine_folder import machine_folder
 from recsys_spark.progress import Progress
 from recsys_spark.storage import LocalStorage
 from recsys_spark.train import Factorization, fit_factors
 from recsys_spark.train.alternating import Continuation
-from recsys_spark.train.local_copies import copies_root, remove_copies
+from recsys_spark.train.local_copies import remove_copies
 from recsys_spark.train.loop_state import LoopState
 from tests.train.test_fit_factors import LOSSES, N_ITEMS, N_USERS, observations, weighted_frame
 
@@ -99,7 +100,7 @@ def test_blocks_whose_machine_lost_the_copy_are_sent_there(
         if iteration == 2:
             remove_copies(rows.copies)
         if iteration == 3:
-            victim = copies_root() / rows.copies / "block-1" / "values.npy"
+            victim = machine_folder() / rows.copies / "block-1" / "values.npy"
             assert victim.exists(), "what was sent stays as a copy"
             victim.write_bytes(b"damaged")
         return solve(self, iteration, rows, fixed)
