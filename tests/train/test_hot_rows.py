@@ -98,6 +98,12 @@ def test_every_loss_gives_equal_bits_for_any_number_of_blocks_and_both_exchanges
     ]
     for other in [*others, *routed]:
         assert_same(replicated, other)
+    plan, footprint = routed[0].plan, routed[0].footprint
+    assert plan is not None
+    assert footprint is not None
+    assert "items split over all blocks" in plan.lines("as configured")[0]
+    predicted, actual = plan.predicted.shuffle_bytes_per_iteration, footprint.shuffle_bytes_per_iteration
+    assert actual / 2 <= predicted <= 2 * actual
     objectives = [step.objective for step in replicated.history]
     assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(objectives))
     if name not in ("squared", "logistic"):
