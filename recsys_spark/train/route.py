@@ -21,10 +21,9 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import RecsysError
-from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array, Int64Array
+from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array
 from recsys_spark.kernels.fixed_side import AllPairs, all_pairs
 from recsys_spark.kernels.gramian import ExactSum, gramian_of
-from recsys_spark.kernels.hot_rows import HotRows
 from recsys_spark.kernels.hot_solutions import halvings, longest_safe, solve_hot_rows
 from recsys_spark.kernels.hot_sums import Bounds, HotTask, hot_task
 from recsys_spark.kernels.solve_rows import RowSolution
@@ -39,25 +38,25 @@ from recsys_spark.train.route_blocks import (
     FACTOR_BLOCK_SCHEMA,
     GRAMIAN_SCHEMA,
     LOSSES_SCHEMA,
+    SIZES,
+    FirstRows,
+    RouteSettings,
+    begin_routed,
+    block_gramians,
+    evaluate_routed,
+    solve_routed,
+)
+from recsys_spark.train.route_hot_rows import append_rows, collect_rows_of, sum_of, total_of_sums
+from recsys_spark.train.route_messages import (
     MESSAGE_SCHEMA,
     NOT_SENT,
     PIECES,
     RATINGS,
-    SIZES,
     BlockCopies,
     Copies,
-    FirstRows,
-    RouteSettings,
-    add_sums,
-    begin_routed,
-    block_gramians,
-    evaluate_routed,
-    factor_block,
     find_links,
-    find_rows,
     send_ratings,
     send_rows,
-    solve_routed,
     split_known,
 )
 from recsys_spark.train.scored_pairs import with_scores
@@ -136,8 +135,7 @@ class RouteExchange:
             path, summary = self._write(rows, self._messages(rows, fixed), work)
             shares, sizes = _shares(summary), self._measure(summary, fixed, pickled_bytes(settings))
             if settings.hot is not None:
-                hot, sizes = self._solve_hot(path, rows, fixed, settings.hot, everywhere, sizes)
-                self._append_hot(path, hot, settings.hot.hot)
+                hot, sizes = self._solve_hot(path, rows, fixed, settings, everywhere, sizes)
                 shares = _shares(summary, hot)
         self.sizes.append(sizes)
         self.vectors = {**self.vectors, rows.side: path}
@@ -149,12 +147,7 @@ class RouteExchange:
         bounds = Bounds(rows.hot.value, rows.hot.weight, self._exponents(fixed))
         start = np.zeros((len(hot.rows), len(bounds.exponents) - 1), np.float32)
         if needs_start(problem):
-            blocks = self._blocks(self.vectors[rows.side]).select("row_index", "vectors")
-            found = blocks.mapInArrow(partial(find_rows, rows=hot.rows), "row_index binary, vectors binary")
-            for row in found.collect():
-                index = np.frombuffer(row["row_index"], np.int32)
-                vectors = np.frombuffer(row["vectors"], np.float32).reshape(len(index), -1)
-                start[np.searchsorted(hot.rows, index)] = vectors
+            start = collect_rows_of(self._blocks(self.vectors[rows.side]), hot, start.shape[1])
         return hot_task(hot, bounds, problem, settings.all_pairs, start)
 
     def _solve_hot(
@@ -162,32 +155,27 @@ class RouteExchange:
         path: str,
         rows: SideBlocks,
         fixed: SideBlocks,
-        task: HotTask,
+        settings: RouteSettings,
         everywhere: SharedValue[RouteSettings],
         sizes: HalfIterationSizes,
     ) -> tuple[RowSolution, HalfIterationSizes]:
-        """Solve the hot rows from the sums of their pieces; return what the half-iteration took in all, too."""
-        settings = everywhere.value
-        total, n_bytes = self._total_of_sums(path, len(task.hot.rows))
-        solution = solve_hot_rows(total, task, settings.problem, settings.all_pairs)
+        """Solve the hot rows and write them beside the others; return what the half-iteration took in all, too."""
+        task, problem = settings.hot, settings.problem
+        assert task is not None
+        total, n_bytes = total_of_sums(self._spark.read.schema(FACTOR_BLOCK_SCHEMA).parquet(literal_path(path)))
+        solution = solve_hot_rows(total.reshape(len(task.hot.rows), -1), task, problem, settings.all_pairs)
         sizes = replace(sizes, returned_bytes=sizes.returned_bytes + n_bytes)
-        if settings.problem.loss.is_quadratic:
-            return solution, sizes
-        tried = halvings(solution, task)
-        work = partial(evaluate_routed, settings=everywhere, copies=self._copies(rows), tried=tried)
-        evaluated = self._evaluate(rows, fixed, work)
-        total = sum(np.frombuffer(losses.as_buffer(), np.int64) for losses in evaluated["losses"])
-        received, links = (sum(evaluated[name].to_pylist()) for name in ("received_bytes", "link_bytes"))
-        shuffled = sizes.shuffled_bytes + self._stored_bytes(fixed) + links + received
-        sizes = replace(sizes, shuffled_bytes=shuffled, returned_bytes=sizes.returned_bytes + evaluated.nbytes)
-        return longest_safe(np.asarray(total).reshape(len(task.hot.rows), -1), tried, settings.problem), sizes
-
-    def _total_of_sums(self, path: str, n_hot: int) -> tuple[Int64Array, int]:
-        """Return the sums of all pieces, int64 (n_hot, n_sums), and the bytes that came here for them."""
-        blocks = self._spark.read.schema(FACTOR_BLOCK_SCHEMA).parquet(literal_path(path))
-        parts = blocks.select("sums").mapInArrow(add_sums, "sums binary").toArrow()
-        total = sum(np.frombuffer(sums.as_buffer(), np.int64) for sums in parts["sums"])
-        return np.asarray(total).reshape(n_hot, -1), parts.nbytes
+        if not problem.loss.is_quadratic:
+            tried = halvings(solution, task)
+            work = partial(evaluate_routed, settings=everywhere, copies=self._copies(rows), tried=tried)
+            evaluated = self._evaluate(rows, fixed, work)
+            total = sum_of(evaluated["losses"])
+            solution = longest_safe(total.reshape(len(task.hot.rows), -1), tried, problem)
+            received, links = (sum(evaluated[name].to_pylist()) for name in ("received_bytes", "link_bytes"))
+            shuffled = sizes.shuffled_bytes + self._stored_bytes(fixed) + links + received
+            sizes = replace(sizes, shuffled_bytes=shuffled, returned_bytes=sizes.returned_bytes + evaluated.nbytes)
+        append_rows(self._spark, path, solution, task.hot, self._n_blocks, settings)
+        return solution, sizes
 
     def _evaluate(self, rows: SideBlocks, fixed: SideBlocks, work: Work) -> pa.Table:
         """Do something to the pieces of every block, beside the fixed rows that they need."""
@@ -205,19 +193,6 @@ class RouteExchange:
         pieces = self._ratings(rows.hot.frame, rows, absent, PIECES)
         rest = done(messages.where(F.col("target").isin(absent)).unionByName(pieces))
         return pa.concat_tables([found.filter(is_found), rest])
-
-    def _append_hot(self, path: str, solution: RowSolution, hot: HotRows) -> None:
-        """Write the hot rows of each block beside its others."""
-        blocks = hot.rows % self._n_blocks
-        batches = []
-        for number in np.unique(blocks):
-            own = blocks == number
-            parts = RowSolution(
-                solution.vectors[own], solution.observed[own], solution.unobserved[own], solution.penalty[own]
-            )
-            batches.append(factor_block(int(number), hot.rows[own], hot.degrees[own], parts, self._settings, {}))
-        written = self._spark.createDataFrame(pa.Table.from_batches(batches))
-        written.coalesce(1).write.mode("append").option("compression", "none").parquet(path)
 
     def step_both(self, users: SideBlocks, items: SideBlocks) -> tuple[Shares, dict[Side, float]]:
         """Simultaneous steps need both sides' vectors on the driver; the configuration refuses them here."""
@@ -381,30 +356,25 @@ class RouteExchange:
             links = links.unionByName(self._links_to(rows, PIECES))
         messages = self._sent(fixed, links)
         if needs_start(self._settings.problem):
-            before = self._blocks(self.vectors[rows.side])
-            messages = messages.unionByName(
-                before.select(
-                    self._place_of_block().alias("placement"),
-                    F.col("block").alias("target"),
-                    F.lit(NOT_SENT).alias("source"),
-                    F.col("row_index").alias("columns"),
-                    "vectors",
-                )
-            )
+            messages = messages.unionByName(self._vectors_of(rows, target=F.col("block"), source=F.lit(NOT_SENT)))
         return messages
 
     def _sent(self, fixed: SideBlocks, links: DataFrame) -> DataFrame:
         """Return the fixed rows that links ask for, as messages."""
-        senders = self._blocks(self.vectors[fixed.side]).select(
-            self._place_of_block().alias("placement"),
-            F.lit(NOT_SENT).alias("target"),
-            F.col("block").alias("source"),
-            F.col("row_index").alias("columns"),
-            "vectors",
-        )
+        senders = self._vectors_of(fixed, target=F.lit(NOT_SENT), source=F.col("block"))
         send = partial(send_rows, places=self._places())
         by_sender = senders.unionByName(links).repartition(self._n_blocks, "placement")
         return by_sender.mapInArrow(send, MESSAGE_SCHEMA)
+
+    def _vectors_of(self, side: SideBlocks, *, target: Column, source: Column) -> DataFrame:
+        """Return a side's blocks of vectors as messages to where these blocks are."""
+        return self._blocks(self.vectors[side.side]).select(
+            self._place_of_block().alias("placement"),
+            target.alias("target"),
+            source.alias("source"),
+            F.col("row_index").alias("columns"),
+            "vectors",
+        )
 
     def _place_of_block(self) -> Column:
         return F.element_at(F.array(*map(F.lit, self._places())), F.col("block") + 1)
