@@ -81,7 +81,7 @@ def lists_of(spark: SparkSession, model: Factorization, folder: Path) -> dict[st
 
 
 def fits_and_lists(spark: SparkSession, folder: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of fits with both exchanges and two losses, some with hot rows; and of the lists of the last."""
+    """Return the arrays of fits with both exchanges and two losses, two with hot rows; and the last one's lists."""
     found: dict[str, np.ndarray] = {}
     for exchange, loss, floor in (("replicate", "squared", 50_000), ("replicate", "ials", 9), ("route", "ials", 9)):
         with patch.object(hot_rows, "HOT_FLOOR", floor):
