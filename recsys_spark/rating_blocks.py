@@ -95,8 +95,9 @@ def rating_blocks(
     Returns
     -------
     DataFrame
-        One row per block that has ratings, each in a partition of its own: ``side``, ``block`` and the arrays of a
-        ``CsrBlock`` as bytes. A block's content is canonical, whatever the order of the ratings.
+        One row per block that has ratings: ``side``, ``block`` and the arrays of a ``CsrBlock`` as bytes. The blocks of
+        one number, one of each side, are a partition: a job over one side then has no partitions that are empty. A
+        block's content is canonical, whatever the order of the ratings.
 
     Notes
     -----
@@ -104,12 +105,12 @@ def rating_blocks(
     there are pairs of map partition and block. Ratings go from the JVM to Python once, which costs as much as a
     shuffle of them. Nothing but one small lookup table reaches the driver.
     """
-    places = placements(ratings.sparkSession, len(sides) * n_blocks)
-    split = partial(split_observations, sides=sides, n_blocks=n_blocks, placements=places)
+    places = placements(ratings.sparkSession, n_blocks)
+    split = partial(split_observations, sides=sides, placements=places)
     return (
         ratings.select(USERS.rows, ITEMS.rows, "rating", *(["weight"] if "weight" in ratings.columns else []))
         .mapInArrow(split, _PIECE_SCHEMA)
-        .repartition(len(sides) * n_blocks, "placement")
+        .repartition(n_blocks, "placement")
         .mapInArrow(assemble, BLOCK_SCHEMA)
     )
 
@@ -139,7 +140,7 @@ def placements(spark: SparkSession, n_partitions: int) -> tuple[int, ...]:
 
 
 def split_observations(
-    batches: Iterator[pa.RecordBatch], sides: tuple[Side, ...], n_blocks: int, placements: tuple[int, ...]
+    batches: Iterator[pa.RecordBatch], sides: tuple[Side, ...], placements: tuple[int, ...]
 ) -> Iterator[pa.RecordBatch]:
     """Worker: (user, item, rating) -> one piece of bytes per side and block, for every few million rows."""
     held: list[pa.RecordBatch] = []
@@ -148,21 +149,20 @@ def split_observations(
         held.append(batch)
         n_held += batch.num_rows
         if n_held >= OBSERVATIONS_PER_SPLIT:
-            yield from _pieces(held, sides, n_blocks, placements)
+            yield from _pieces(held, sides, placements)
             held, n_held = [], 0
     if n_held:
-        yield from _pieces(held, sides, n_blocks, placements)
+        yield from _pieces(held, sides, placements)
 
 
 def _pieces(
-    held: list[pa.RecordBatch], sides: tuple[Side, ...], n_blocks: int, placements: tuple[int, ...]
+    held: list[pa.RecordBatch], sides: tuple[Side, ...], placements: tuple[int, ...]
 ) -> Iterator[pa.RecordBatch]:
     table = pa.Table.from_batches(held)
     users, items, *values = (column.to_numpy() for column in table.itercolumns())
-    for number, side in enumerate(sides):
-        places = placements[number * n_blocks : (number + 1) * n_blocks]
+    for side in sides:
         pair = (users, items) if side == USERS else (items, users)
-        yield _pieces_of_side(side, (*pair, *values), places)
+        yield _pieces_of_side(side, (*pair, *values), placements)
 
 
 def _pieces_of_side(side: Side, arrays: tuple[npt.NDArray[Any], ...], placements: tuple[int, ...]) -> pa.RecordBatch:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -22,13 +23,35 @@ BlockWork = Callable[[CsrBlock], npt.NDArray[Any]]
 """What is done to a block; for the workers."""
 
 
+def numbers_of(blocks: DataFrame) -> DataFrame:
+    """Return the numbers of blocks, as a frame that is kept apart from them, on the same machines.
+
+    To be persisted with the blocks, that is: reading the numbers of blocks that are cached takes 70 ms, whatever the
+    size of the blocks, and this 5. Where a machine is lost, its blocks are made again before their numbers, and with
+    them their copies.
+
+    Parameters
+    ----------
+    blocks : DataFrame
+        Of ``BLOCK_SCHEMA``, persisted.
+
+    Returns
+    -------
+    DataFrame
+        ``block int``, persisted.
+    """
+    return blocks.select("block").persist(StorageLevel.MEMORY_AND_DISK)
+
+
 def results_of_blocks(
-    frame: DataFrame, copies: str, work: BlockWork, kind: npt.DTypeLike
+    numbers: DataFrame, frame: DataFrame, copies: str, work: BlockWork, kind: npt.DTypeLike
 ) -> dict[int, npt.NDArray[Any]]:
     """Do something to every block.
 
     Parameters
     ----------
+    numbers : DataFrame
+        From `numbers_of`.
     frame : DataFrame
         Blocks, persisted.
     copies : str
@@ -43,7 +66,7 @@ def results_of_blocks(
         Results by block, flattened.
     """
     by_copy = partial(work_on_copies, work=work, copies=copies)
-    done = frame.select("block").mapInArrow(by_copy, _RESULT_SCHEMA).toArrow()
+    done = numbers.mapInArrow(by_copy, _RESULT_SCHEMA).toArrow()
     results = _read(done, kind)
     missing = [number for number in done["block"].to_pylist() if number not in results]
     return results | results_of_some(frame, copies, work, kind, missing) if missing else results

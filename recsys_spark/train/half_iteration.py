@@ -179,7 +179,7 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Ar
     with shared(blocks.frame.sparkSession, given) as everywhere:
         pieces = blocks.hot.copies if blocks.hot is not None else ""
         by_copy = partial(solve_from_copies, given=everywhere, copies=blocks.copies, pieces=pieces)
-        solved = blocks.frame.select("block").mapInArrow(by_copy, SOLVED_SCHEMA).toArrow()
+        solved = blocks.numbers.mapInArrow(by_copy, SOLVED_SCHEMA).toArrow()
         missing = (
             [row["block"] for row in solved.to_pylist() if row["row_index"] is None] if _has_missing(solved) else []
         )

@@ -15,7 +15,14 @@ from pyspark.sql import functions as F
 from recsys_spark.kernels.arrays import Int64Array
 from recsys_spark.kernels.hot_rows import HotRows
 from recsys_spark.rating_blocks import Side, blocks_from_arrow, rating_blocks
-from recsys_spark.train.block_work import BlockWork, copies_of, keep_copies, results_of_blocks, results_of_some
+from recsys_spark.train.block_work import (
+    BlockWork,
+    copies_of,
+    keep_copies,
+    numbers_of,
+    results_of_blocks,
+    results_of_some,
+)
 from recsys_spark.train.local_copies import remove_copies
 
 _LARGEST_SCHEMA = "block int, value float, weight float"
@@ -38,6 +45,8 @@ class HotPieces:
     rows : HotRows
     value, weight : float
         Largest absolute value and largest weight of all pieces.
+    numbers : list of int
+        Blocks that have pieces.
 
     Notes
     -----
@@ -51,8 +60,9 @@ class HotPieces:
         keep = partial(keep_copies, training=training)
         numbered = _numbered(ratings, side, hot)
         self.frame = rating_blocks(numbered, (side,), n_blocks, keep).persist(StorageLevel.MEMORY_AND_DISK)
+        self.numbers = numbers_of(self.frame)
         largest = self.frame.mapInArrow(largest_of_blocks, _LARGEST_SCHEMA).toArrow()
-        self._numbers = largest["block"].to_pylist()
+        self.numbers = largest["block"].to_pylist()
         self.value, self.weight = (max(largest[name].to_pylist()) for name in ("value", "weight"))
 
     def total(self, work: BlockWork, found: Mapping[int, Int64Array] | None = None) -> Int64Array:
@@ -69,14 +79,19 @@ class HotPieces:
         -----
         At most two jobs, see ``results_of_blocks``.
         """
-        parts = dict(found) if found is not None else results_of_blocks(self.frame, self.copies, work, np.int64)
-        missing = [number for number in self._numbers if number not in parts]
+        parts = (
+            dict(found)
+            if found is not None
+            else results_of_blocks(self.numbers, self.frame, self.copies, work, np.int64)
+        )
+        missing = [number for number in self.numbers if number not in parts]
         if missing:
             parts |= results_of_some(self.frame, self.copies, work, np.int64, missing)
         return np.asarray(sum(parts.values())).reshape(len(self.rows.rows), -1)
 
     def release(self) -> None:
         """Drop the cached pieces and this machine's copies."""
+        self.numbers.unpersist()
         self.frame.unpersist()
         remove_copies(self.copies)
 

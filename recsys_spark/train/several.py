@@ -182,7 +182,7 @@ def solve_side_of_several(blocks: SideBlocks, given: list[HalfIterationInput]) -
     """
     with shared(blocks.frame.sparkSession, given) as everywhere:
         by_copy = partial(solve_several_from_copies, given=everywhere, copies=blocks.copies)
-        solved = blocks.frame.select("block").mapInArrow(by_copy, _SCHEMA).toArrow()
+        solved = blocks.numbers.mapInArrow(by_copy, _SCHEMA).toArrow()
         is_missing = pc.is_null(solved["row_index"])
         missing = solved.filter(is_missing)["block"].to_pylist()
         if missing:

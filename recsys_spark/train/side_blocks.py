@@ -14,7 +14,7 @@ from recsys_spark.kernels.arrays import BoolArray, Int32Array
 from recsys_spark.kernels.hot_rows import find_hot_rows
 from recsys_spark.rating_blocks import SIDES, Side, rating_blocks
 from recsys_spark.session import small_rows
-from recsys_spark.train.block_work import copies_of, keep_copies
+from recsys_spark.train.block_work import copies_of, keep_copies, numbers_of
 from recsys_spark.train.hot_pieces import HotPieces
 from recsys_spark.train.local_copies import remove_copies
 
@@ -40,6 +40,7 @@ class SideBlocks:
         self.frame = cached.where(F.col("side") == side.number)
         self.degrees = degrees
         self.hot = hot
+        self.numbers = numbers_of(self.frame)
         self._cached = cached
 
     @property
@@ -49,6 +50,7 @@ class SideBlocks:
 
     def release(self) -> None:
         """Drop the cached blocks, of both sides, and this machine's copies."""
+        self.numbers.unpersist()
         self._cached.unpersist()
         remove_copies(self.copies)
         if self.hot is not None:
