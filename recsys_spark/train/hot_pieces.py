@@ -60,7 +60,7 @@ class HotPieces:
         keep = partial(keep_copies, training=training)
         numbered = _numbered(ratings, side, hot)
         self.frame = rating_blocks(numbered, (side,), n_blocks, keep).persist(StorageLevel.MEMORY_AND_DISK)
-        self.numbers = numbers_of(self.frame)
+        self._numbers_frame = numbers_of(self.frame)
         largest = self.frame.mapInArrow(largest_of_blocks, _LARGEST_SCHEMA).toArrow()
         self.numbers = largest["block"].to_pylist()
         self.value, self.weight = (max(largest[name].to_pylist()) for name in ("value", "weight"))
@@ -82,7 +82,7 @@ class HotPieces:
         parts = (
             dict(found)
             if found is not None
-            else results_of_blocks(self.numbers, self.frame, self.copies, work, np.int64)
+            else results_of_blocks(self._numbers_frame, self.frame, self.copies, work, np.int64)
         )
         missing = [number for number in self.numbers if number not in parts]
         if missing:
@@ -91,7 +91,7 @@ class HotPieces:
 
     def release(self) -> None:
         """Drop the cached pieces and this machine's copies."""
-        self.numbers.unpersist()
+        self._numbers_frame.unpersist()
         self.frame.unpersist()
         remove_copies(self.copies)
 

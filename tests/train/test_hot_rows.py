@@ -151,7 +151,7 @@ def test_routed_pieces_whose_machine_lost_the_copy_are_sent_there(
 
     def lose_copies_again(self: RouteExchange, rows: SideBlocks, fixed: SideBlocks, work: Any) -> Any:
         assert rows.hot is not None
-        assert (copies_root() / rows.hot.copies / "block-1").exists(), "what was sent stays as a copy"
+        assert (machine_folder() / rows.hot.copies / "block-1").exists(), "what was sent stays as a copy"
         remove_copies(rows.hot.copies)
         return evaluate(self, rows, fixed, work)
 
