@@ -9,13 +9,12 @@ import numpy.typing as npt
 
 from benchmarks.datasets import movielens, movielens_folds
 from benchmarks.feature_models import FACTORS, FEW_RATINGS, MAP, film_features
-from benchmarks.kernel_fits import ITEMS, USERS, fit_by_kernels
+from benchmarks.kernel_fits import ITEMS, USERS, fit_by_kernels, side_information
 from benchmarks.peer_models import Ratings
 from recsys_spark.config import TrainConfig
 from recsys_spark.kernels.factor_map import fit_factor_map
 from recsys_spark.kernels.pair_scores import pair_scores
-from recsys_spark.kernels.side_information import SideInformation
-from recsys_spark.train import Factorization, row_problem
+from recsys_spark.train import Factorization
 
 Float64Array = npt.NDArray[np.float64]
 FEW_RATINGS_OF_A_USER = 20
@@ -71,7 +70,7 @@ def factorization(
     model = fit_by_kernels(training, config, told)
     users = model.user_vectors.copy()
     if fields is not None:
-        side = SideInformation(fields, model.user_degrees, row_problem(config).regularization, 0.0, users_penalty)
+        side = side_information(fields, model.user_degrees, config, users_penalty)
         new = model.user_degrees == 0
         users[new] = side.expected(users)[new]
     return pair_scores(users[test.users], with_new_films(model, films)[test.items], model.global_mean, True)

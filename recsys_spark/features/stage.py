@@ -198,7 +198,7 @@ def _count_rows(context: StageContext, rows: DataFrame, cells: DataFrame) -> dic
     row = items.collect()[0]
     counts = {"n_rows": n_rows, "n_items": int(row["n"]), "n_rows_without_item": n_rows - int(row["rows"] or 0)}
     counts["n_items_of_several_rows"] = int(row["m"])
-    told = {"n_rows_without_item": "rows without an item are left out", "n_items_of_several_rows": (
+    told = {"n_rows_without_item": "rows without an item in one line are left out", "n_items_of_several_rows": (
         "items stand in several rows: of each column the first cell in order counts"
     )}  # fmt: skip
     for name, text in told.items():
