@@ -8,9 +8,6 @@ from recsys_spark.errors import ShapeError
 from recsys_spark.kernels.arrays import BoolArray, Float32Array, Float64Array, IntArray
 from recsys_spark.kernels.objective import Regularization, Ridge, row_penalties
 
-# Rotated in stacks of this many rows: every product has one shape, so that a row's result is its own.
-_ROWS_PER_ROTATION = 256
-
 
 @dataclass(frozen=True, slots=True)
 class AllPairs:
@@ -200,15 +197,10 @@ def in_basis(fixed: FixedSide, part: AllPairs) -> FixedSide:
 def rotate(vectors: Float32Array, transform: Float64Array) -> Float32Array:
     """Compute ``transform @ v`` for each row v, in float32: rows of shape (n, width).
 
-    The same bits for a row wherever it stands and whatever stands beside it.
+    The same bits for a row wherever it stands and whatever stands beside it: a product of its own for each. Of a product
+    of two matrices, some BLAS add up the last columns in another order than the others; at these sizes it takes as long.
     """
-    n_rows, width = vectors.shape
-    n_stacks = -(-n_rows // _ROWS_PER_ROTATION)
-    padded = np.zeros((n_stacks * _ROWS_PER_ROTATION, width), dtype=np.float32)
-    padded[:n_rows] = vectors
-    stacks = padded.reshape(n_stacks, _ROWS_PER_ROTATION, width)
-    rotated: Float32Array = np.matmul(stacks, transform.T.astype(np.float32)).reshape(-1, width)
-    return rotated[:n_rows]
+    return np.asarray(np.matmul(transform.astype(np.float32), vectors[:, :, None])[:, :, 0])
 
 
 def penalties_in_basis(

@@ -168,7 +168,7 @@ class _Task:
         self._problem = problem
         self._gatherer = BatchGatherer(block, fixed, problem.loss)
         self._all_pairs = fixed.all_pairs
-        # Whole, not batch by batch: a rotation takes its rows in stacks of one size, however few they are.
+        # Whole, not batch by batch: one call instead of hundreds.
         if fixed.all_pairs is not None:
             start, expected = (
                 None if vectors is None else rotate(vectors, fixed.all_pairs.to_basis) for vectors in (start, expected)
