@@ -25,7 +25,6 @@ from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array
 from recsys_spark.kernels.fixed_side import AllPairs, all_pairs
 from recsys_spark.kernels.gramian import ExactSum, gramian_of
 from recsys_spark.kernels.hot_sums import Bounds
-from recsys_spark.kernels.side_information import SideInformation
 from recsys_spark.rating_blocks import ITEMS, USERS, Side, placements
 from recsys_spark.shared_value import pickled_bytes, shared
 from recsys_spark.storage import Storage, join, literal_path
@@ -34,25 +33,22 @@ from recsys_spark.train.first_vectors import side_information, unobserved_degree
 from recsys_spark.train.half_iteration import needs_start, row_problem
 from recsys_spark.train.held_back import HeldBack
 from recsys_spark.train.route_blocks import (
-    EXACT_SUM_SCHEMA,
     FACTOR_BLOCK_SCHEMA,
+    GRAMIAN_SCHEMA,
     MESSAGE_SCHEMA,
     NOT_SENT,
-    PENALTY_SCHEMA,
     SIZES,
     FirstRows,
     RouteSettings,
-    Told,
     begin_routed,
     block_gramians,
-    block_moments,
-    block_penalties,
     find_links,
     send_ratings,
     send_rows,
     solve_routed,
     split_known,
 )
+from recsys_spark.train.routed_features import RoutedFeatures
 from recsys_spark.train.scored_pairs import with_scores
 from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
@@ -96,10 +92,9 @@ class RouteExchange:
         folder: str,
         features: ItemFeatures | None = None,
     ) -> None:
-        self._spark, self._config, self._n_blocks, self._features = spark, config, n_blocks, features
-        self._side_information: SideInformation | None = None
-        # The map of the items' present vectors, by their folder.
-        self._map: tuple[str, Float64Array] | None = None
+        self._features = features
+        self._routed_features: RoutedFeatures | None = None
+        self._spark, self._config, self._n_blocks = spark, config, n_blocks
         self._storage, self._folder = storage, folder
         self._settings = RouteSettings(row_problem(config), constant)
         self._links: dict[Side, DataFrame] = {}
@@ -118,7 +113,7 @@ class RouteExchange:
         for rows, fixed in ((users, items), (items, users)):
             path, summary = self._first(rows, fixed, None if known is None else known[rows.side])
             self.vectors = {**self.vectors, rows.side: path}
-            penalties[rows.side] = self._told_shares(rows, _shares(summary)).penalty
+            penalties[rows.side] = self._as_told(rows, _shares(summary)).penalty
         return penalties
 
     def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
@@ -127,23 +122,23 @@ class RouteExchange:
         Notes
         -----
         Two shuffles: the fixed side's blocks to where their links are, and the messages to the blocks that are
-        solved. The driver receives a few numbers per block. A hot row is solved whole, by the task of its block. Side
-        information goes to every task: the features of all items, as sparse rows, and the map from them. Two more jobs
-        without a shuffle add up a new map and its penalties: of each task, a sum of the map's size reaches the driver.
+        solved. The driver receives a few numbers per block. A hot row is solved whole, by the task of its block.
         Blocks that were not on the machine where they were solved are sent there in a second job, and stay as copies.
+        For side information see `RoutedFeatures`.
         """
         settings = replace(self._settings, all_pairs=self._all_pairs(fixed))
         if rows.hot is not None:
             bounds = Bounds(rows.hot.value, rows.hot.weight, self._exponents(fixed))
             settings = replace(settings, hot=rows.hot.rows, bounds=bounds)
-        if self._side_information is not None and rows.side == ITEMS:
-            settings = replace(settings, told=self._told(self._side_information))
+        if self._routed_features is not None and rows.side == ITEMS:
+            path = self.vectors[ITEMS]
+            settings = replace(settings, told=self._routed_features.told(self._blocks(path), path))
         with shared(self._spark, settings) as everywhere:
             work = partial(solve_routed, settings=everywhere)
             path, summary = self._write(rows, self._messages(rows, fixed), work)
         self.sizes.append(self._measure(summary, self.vectors[fixed.side], pickled_bytes(settings)))
         self.vectors = {**self.vectors, rows.side: path}
-        return self._told_shares(rows, _shares(summary))
+        return self._as_told(rows, _shares(summary))
 
     def step_both(self, users: SideBlocks, items: SideBlocks) -> tuple[Shares, dict[Side, float]]:
         """Simultaneous steps need both sides' vectors on the driver; the configuration refuses them here."""
@@ -193,32 +188,16 @@ class RouteExchange:
             links.unpersist()
 
     def _take(self, users: SideBlocks, items: SideBlocks) -> None:
-        problem = self._settings.problem
-        self._side_information = side_information(self._config, self._features, users, items, problem)
+        problem, width = self._settings.problem, self._config.rank + self._config.uses_biases
+        side = side_information(self._config, self._features, users, items, problem)
+        self._routed_features = None if side is None else RoutedFeatures(side, width, problem.regularization)
 
-    def _told(self, side: SideInformation) -> Told:
-        """Return what the features say, by the map that fits the items' present vectors."""
-        path = self.vectors[ITEMS]
-        if self._map is None or self._map[0] != path:
-            exponents = self._highest(path, "own_exponents")
-            blocks = self._blocks(path).select("row_index", "vectors")
-            with shared(self._spark, side.rows) as everywhere:
-                add_up = partial(block_moments, rows=everywhere, exponents=exponents)
-                moment = _exact_sum(blocks.mapInArrow(add_up, EXACT_SUM_SCHEMA), len(exponents))
-            self._map = path, side.matrix(moment, exponents)
-        return Told(side.rows, self._map[1])
-
-    def _told_shares(self, rows: SideBlocks, shares: Shares) -> Shares:
-        """Return what a side adds to the objective, the penalty of items by what their features say."""
-        side = self._side_information
-        if side is None or rows.side != ITEMS:
+    def _as_told(self, rows: SideBlocks, shares: Shares) -> Shares:
+        """Return the shares of a side, with the penalty by what its features say where they are looked at."""
+        if self._routed_features is None or rows.side != ITEMS:
             return shares
-        told = self._told(side)
-        blocks = self._blocks(self.vectors[ITEMS]).select("row_index", "vectors")
-        with shared(self._spark, told) as everywhere:
-            add_up = partial(block_penalties, told=everywhere, regularization=self._settings.problem.regularization)
-            found = blocks.mapInArrow(add_up, PENALTY_SCHEMA).toArrow()["penalty"].to_pylist()
-        return shares._replace(penalty=math.fsum(found) + side.penalty_of_matrix(told.matrix))
+        path = self.vectors[ITEMS]
+        return shares._replace(penalty=self._routed_features.penalty(self._blocks(path), path))
 
     def _blocks(self, path: str) -> DataFrame:
         blocks = self._spark.read.schema(FACTOR_BLOCK_SCHEMA).parquet(literal_path(path))
@@ -286,7 +265,12 @@ class RouteExchange:
             return None
         blocks, exponents = self._blocks(self.vectors[fixed.side]), self._exponents(fixed)
         add_up = partial(block_gramians, settings=self._settings, exponents=exponents)
-        total = _exact_sum(blocks.select("vectors").mapInArrow(add_up, EXACT_SUM_SCHEMA), len(exponents))
+        total: ExactSum | None = None
+        for row in blocks.select("vectors").mapInArrow(add_up, GRAMIAN_SCHEMA).collect():
+            high, low = (np.frombuffer(row[name], np.int64).reshape(len(exponents), -1) for name in ("high", "low"))
+            part = ExactSum(high, low)
+            total = part if total is None else total + part
+        assert total is not None
         return all_pairs(
             gramian_of(total, exponents),
             int(fixed.is_trained.sum()),
@@ -298,13 +282,8 @@ class RouteExchange:
 
     def _exponents(self, fixed: SideBlocks) -> Int32Array:
         """Return the powers of two above the columns of the fixed side's design and offsets."""
-        return self._highest(self.vectors[fixed.side], "exponents")
-
-    def _highest(self, path: str, name: str) -> Int32Array:
-        """Return the highest of the powers of two that are written beside the blocks of a folder."""
-        exponents: Int32Array = np.maximum.reduce(
-            [np.frombuffer(row[name], np.int32) for row in self._blocks(path).select(name).collect()]
-        )
+        blocks = self._blocks(self.vectors[fixed.side]).select("exponents").collect()
+        exponents: Int32Array = np.maximum.reduce([np.frombuffer(row["exponents"], np.int32) for row in blocks])
         return exponents
 
     def _messages(self, rows: SideBlocks, fixed: SideBlocks) -> DataFrame:
@@ -345,16 +324,6 @@ class RouteExchange:
             find = partial(find_links, places=self._places())
             self._links[rows.side] = rows.frame.mapInArrow(find, MESSAGE_SCHEMA).persist(StorageLevel.MEMORY_AND_DISK)
         return self._links[rows.side]
-
-
-def _exact_sum(parts: DataFrame, width: int) -> ExactSum:
-    """Collect sums that tasks made of their blocks, and add them up; they are ``width`` columns wide."""
-    total: ExactSum | None = None
-    for row in parts.collect():
-        part = ExactSum(*(np.frombuffer(row[name], np.int64).reshape(-1, width) for name in ("high", "low")))
-        total = part if total is None else total + part
-    assert total is not None
-    return total
 
 
 def _shares(summary: pa.Table) -> Shares:

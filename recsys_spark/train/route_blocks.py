@@ -11,65 +11,39 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_spark.factor_tables import vectors_from_columns
-from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array
+from recsys_spark.kernels.arrays import Float32Array, Int32Array
 from recsys_spark.kernels.csr_block import CsrBlock, split_by_block
 from recsys_spark.kernels.fixed_side import AllPairs, FixedSide, in_basis, make_fixed_side, with_offsets
 from recsys_spark.kernels.gramian import ExactSum, column_exponents, partial_gramian
 from recsys_spark.kernels.hot_rows import HotRows, cut_hot_rows
 from recsys_spark.kernels.hot_solutions import solve_in_one_place
 from recsys_spark.kernels.hot_sums import Bounds, hot_task
-from recsys_spark.kernels.objective import Regularization, penalty, row_penalties
-from recsys_spark.kernels.side_information import FeatureRows
+from recsys_spark.kernels.objective import penalty, row_penalties
 from recsys_spark.kernels.solve_rows import RowProblem, RowSolution, solve_rows
 from recsys_spark.rating_blocks import Side, block_to_arrow, blocks_from_arrow
 from recsys_spark.shared_value import SharedValue
 from recsys_spark.train.first_vectors import first_rows, make_feasible
 from recsys_spark.train.half_iteration import needs_start, peak_memory
 from recsys_spark.train.local_copies import open_copy, save_copy
+from recsys_spark.train.routed_features import Told
 from recsys_spark.train.shares import Shares
 from recsys_spark.train.vector_blocks import int32s_of, matrix_of
 
 # What a task measured: the rating block, its own peak memory, what it was sent, the column numbers among that, and
 # the vectors that it leaves with their row numbers.
 SIZES = ("block_bytes", "worker_bytes", "received_bytes", "link_bytes", "stored_bytes")
-# Powers of two above the columns: of what a Gramian is summed from, and of the vectors themselves.
-_ARRAYS = ("row_index", "n_ratings", "vectors", "exponents", "own_exponents")
-FACTOR_BLOCK_SCHEMA = "block int, " + ", ".join(
-    [
-        *(f"{name} binary" for name in _ARRAYS),
-        *(f"{name} double" for name in Shares._fields),
-        *(f"{name} long" for name in SIZES),
-    ]
+FACTOR_BLOCK_SCHEMA = "block int, row_index binary, n_ratings binary, vectors binary, exponents binary, " + ", ".join(
+    [*(f"{name} double" for name in Shares._fields), *(f"{name} long" for name in SIZES)]
 )
 # One schema for all that is sent. A link has no vectors. Where source or target is no block: NOT_SENT, vectors of
 # the block's own rows; RATINGS, the block itself, for a machine that has no copy of it.
 MESSAGE_SCHEMA = "placement int, target int, source int, columns binary, vectors binary"
 NOT_SENT, RATINGS = -1, -2
-EXACT_SUM_SCHEMA = "high binary, low binary"
-PENALTY_SCHEMA = "penalty double"
+GRAMIAN_SCHEMA = "high binary, low binary"
 # The designs of so many rows are held at once; a multiple of the rows of one exact product.
 _ROWS_AT_ONCE = 1 << 14
 
 Message = tuple[int, Int32Array, Float32Array]
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Side information: the rows of a side with their features, and the map that fits their vectors.
-
-    Attributes
-    ----------
-    rows : FeatureRows
-        Of the whole side: a few numbers per row.
-    matrix : float64 array of shape (n_columns, width)
-    """
-
-    rows: FeatureRows
-    matrix: Float64Array
-
-    def expected(self, index: Int32Array) -> Float32Array:
-        """Return what some rows are drawn towards: float32 (len(index), width)."""
-        return self.rows.take(index).said(self.matrix).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,31 +248,6 @@ def block_gramians(
             yield pa.RecordBatch.from_pydict({k: pa.array([v.tobytes()], pa.binary()) for k, v in limbs.items()})
 
 
-def block_moments(
-    batches: Iterator[pa.RecordBatch], rows: SharedValue[FeatureRows], exponents: Int32Array
-) -> Iterator[pa.RecordBatch]:
-    """Worker: blocks of vectors -> one exact sum of what their features and they have in common."""
-    total = ExactSum.nothing(len(rows.value.exponents), len(exponents))
-    for batch in batches:
-        for index, values in zip(batch["row_index"], batch["vectors"], strict=True):
-            total = total + rows.value.take(int32s_of(index)).moment(matrix_of(values, len(exponents)), exponents)
-    limbs = {"high": total.high, "low": total.low}
-    yield pa.RecordBatch.from_pydict({k: pa.array([v.tobytes()], pa.binary()) for k, v in limbs.items()})
-
-
-def block_penalties(
-    batches: Iterator[pa.RecordBatch], told: SharedValue[Told], regularization: Regularization
-) -> Iterator[pa.RecordBatch]:
-    """Worker: blocks of vectors -> what each adds to the objective by what its features say."""
-    rows, matrix = told.value.rows, told.value.matrix
-    for batch in batches:
-        found = [
-            math.fsum(rows.take(int32s_of(index)).penalty(matrix_of(values, matrix.shape[1]), matrix, regularization))
-            for index, values in zip(batch["row_index"], batch["vectors"], strict=True)
-        ]
-        yield pa.RecordBatch.from_pydict({"penalty": pa.array(found, pa.float64())})
-
-
 def _designs(vectors: Float32Array, settings: RouteSettings) -> Iterator[Float32Array]:
     """Return the rows that a Gramian is summed from, some thousands at a time; at least one array."""
     for first in range(0, max(len(vectors), 1), _ROWS_AT_ONCE):
@@ -314,7 +263,6 @@ def _factor_block(
         "n_ratings": block.degrees.astype(np.int32),
         "vectors": solution.vectors,
         "exponents": np.maximum.reduce([column_exponents(part) for part in _designs(solution.vectors, settings)]),
-        "own_exponents": column_exponents(solution.vectors),
     }
     stored = block.row_index.nbytes + solution.vectors.nbytes
     measured = dict(zip(SIZES, (block.nbytes, peak_memory(), *sizes, stored), strict=True))
@@ -332,7 +280,7 @@ def _missing(number: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(
         {
             "block": pa.array([number], pa.int32()),
-            **{name: pa.nulls(1, pa.binary()) for name in _ARRAYS},
+            **{name: pa.nulls(1, pa.binary()) for name in ("row_index", "n_ratings", "vectors", "exponents")},
             **{name: pa.array([0.0], pa.float64()) for name in Shares._fields},
             **{name: pa.array([0], pa.int64()) for name in SIZES},
         }
