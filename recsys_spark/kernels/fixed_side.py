@@ -197,8 +197,8 @@ def in_basis(fixed: FixedSide, part: AllPairs) -> FixedSide:
 def rotate(vectors: Float32Array, transform: Float64Array) -> Float32Array:
     """Compute ``transform @ v`` for each row v, in float32: rows of shape (n, width).
 
-    The same bits for a row wherever it stands and whatever stands beside it: a product of its own for each. Of a product
-    of two matrices, some BLAS add up the last columns in another order than the others; at these sizes it takes as long.
+    The same bits for a row wherever it stands and whatever stands beside it, since each has a product of its own. In a
+    product of two matrices, some BLAS add up the last rows in another order than the others; it is hardly faster.
     """
     return np.asarray(np.matmul(transform.astype(np.float32), vectors[:, :, None])[:, :, 0])
 
