@@ -168,7 +168,10 @@ def test_lists_and_numbers_keep_their_types(make_context: MakeContext, tmp_path:
     assert encoder["features"][0]["statistics"]["mean"] == 1495.25
 
 
-def test_absent_columns_and_tables_without_a_value_are_named(make_context: MakeContext, tmp_path: Path) -> None:
+def test_absent_columns_and_tables_without_a_value_are_named(
+    make_context: MakeContext, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
     context = make_run(make_context, tmp_path, "r1", ["a;1;x;"], features={"colour": {"kind": "text"}})
     with pytest.raises(ConfigError, match=r"item_features.features.colour\n  got: 'colour'"):
         stage.run(context)
@@ -192,6 +195,13 @@ def test_absent_columns_and_tables_without_a_value_are_named(make_context: MakeC
         ContractError, match=r"has no items\n(.|\n)*1 rows, none with an item(.|\n)*one object on each line"
     ):
         stage.run(context)
+    # Neither a single value, nor one number for all, nor no cell says anything.
+    silent = {"genres": {"kind": "categorical"}, "year": {"kind": "numeric"}, "words": {"kind": "text"}}
+    context = make_run(make_context, tmp_path, "r6", ["a;1;x;", "b;1;y;?"], features=silent)
+    with caplog.at_level("WARNING"), pytest.raises(ContractError, match=r"numbers that are all equal say nothing"):
+        stage.run(context)
+    for name, what in (("genres", "a value of min_items items"), ("year", "two different numbers"), ("words", "words")):
+        assert f"item_features.{name}: 2 items and not {what}: the column says nothing of any" in caplog.text
     context = make_run(make_context, tmp_path, "r2", ["a;1;x;"], features={"genres": {"kind": "categorical"}})
     with pytest.raises(ContractError, match=r"no feature has a value that could be encoded(.|\n)*min_items"):
         stage.run(context)
