@@ -1,6 +1,7 @@
 """Time the tasks of a half-iteration where one item is rated by every user, with that item whole and split.
 
     python benchmarks/hot_rows.py --ratings 1e6 --rank 64 --blocks 16
+    python benchmarks/hot_rows.py --ratings 1e6 --rank 64 --blocks 16 --exchange route
 
 Every user rates the first item and a few others at random. A task's time is that of the processor in its worker.
 The last line is ``RESULT {json}``: ``slowest_to_median_task`` is the slowest task of the half-iteration that solves
@@ -13,6 +14,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +33,11 @@ from pyspark.sql import DataFrame, SparkSession
 from recsys_spark.config import TrainConfig
 from recsys_spark.kernels import hot_rows
 from recsys_spark.session import build_session
+from recsys_spark.storage import LocalStorage
+from recsys_spark.train.exchange import Exchange
 from recsys_spark.train.observations import observations
 from recsys_spark.train.replicate import ReplicateExchange
+from recsys_spark.train.route import RouteExchange
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings
 
 _RATINGS_PER_USER = 10
@@ -69,6 +74,7 @@ def main() -> None:
         "rank": arguments.rank,
         "loss": arguments.loss,
         "blocks": arguments.blocks,
+        "exchange": arguments.exchange,
         "items_split": split.n_split,
         "slowest_to_median_task_whole": round(whole.slowest_to_median, 2),
         "slowest_to_median_task": round(split.slowest_to_median, 2),
@@ -85,6 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--loss", choices=["squared", "implicit"], default="squared")
     parser.add_argument("--blocks", type=int, default=16, help="per side")
+    parser.add_argument("--exchange", choices=["replicate", "route"], default="replicate")
     parser.add_argument("--floor", type=int, default=hot_rows.HOT_FLOOR, help="shorter rows are not split")
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
@@ -120,7 +127,7 @@ def measure(
     try:
         users, items = block_ratings(observations(frame, config).frame, *sizes, arguments.blocks)
         sides += [users, items]
-        exchange = ReplicateExchange(spark, config, 0.0)
+        exchange = make_exchange(spark, config, arguments)
         exchange.begin(users, items, None)
         ratios, seconds = [], []
         for _ in range(arguments.iterations):
@@ -135,6 +142,14 @@ def measure(
     finally:
         for blocks in sides:
             blocks.release()
+
+
+def make_exchange(spark: SparkSession, config: TrainConfig, arguments: argparse.Namespace) -> Exchange:
+    """Return the exchange that is measured; routed vectors lie in a folder for temporary files."""
+    if arguments.exchange == "replicate":
+        return ReplicateExchange(spark, config, 0.0)
+    folder = tempfile.mkdtemp(prefix="recsys-benchmark-")
+    return RouteExchange(spark, config, 0.0, arguments.blocks, LocalStorage(), folder)
 
 
 if __name__ == "__main__":

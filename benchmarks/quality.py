@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,13 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import SparkSession
 
-from benchmarks import feature_models, rankings, user_fields
-from benchmarks.datasets import hold_out_two, movielens, movielens_folds, play_counts
-from benchmarks.peer_models import Factors, Ratings, implicit_factors, mllib_estimator, mllib_factors, objective
-from benchmarks.quality_fits import N_BLOCKS, fit, frame_of, is_installed, rows_of
+from benchmarks import feature_models, play_count_lists, rankings, user_fields
+from benchmarks.datasets import movielens, movielens_folds
+from benchmarks.peer_models import Factors, Ratings, mllib_estimator, mllib_factors, objective
+from benchmarks.quality_fits import N_BLOCKS, fit, frame_of, is_installed
 from recsys_spark.config import TrainConfig
 from recsys_spark.kernels.label_metrics import auc, log_losses
 from recsys_spark.kernels.pair_scores import pair_scores
-from recsys_spark.kernels.ranking_metrics import ndcg_at_n, recall_at_n
-from recsys_spark.kernels.top_n import top_n
 from recsys_spark.session import build_session
 from recsys_spark.train import Factorization
 
@@ -49,7 +47,6 @@ RANKINGS = {
     "retail_lists": ("online-retail", rankings.retail_case, False),
 }
 SECTIONS = ("rmse", "logistic", "lastfm", "mllib", "features", "user_fields", "books", *RANKINGS)
-LIST_LENGTH = 20
 SEED = 0
 # Counted as this many more ratings with the mean label of all items; the best of 1, 2, 5 and 10.
 LABEL_SMOOTHING = 5
@@ -81,7 +78,7 @@ def main() -> None:
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "rmse": lambda: measure_rating_errors(spark, arguments.data / "ml-100k"),
         "logistic": lambda: measure_label_errors(spark, arguments.data / "ml-100k"),
-        "lastfm": lambda: measure_lists(spark, arguments.data / "hetrec-lastfm-2k"),
+        "lastfm": lambda: measure_lists(spark, arguments),
         "mllib": lambda: measure_equivalence(spark, arguments.data / "ml-100k"),
         "features": lambda: measure_feature_models(spark, arguments.data / "ml-100k"),
         "user_fields": lambda: measure_user_fields(arguments.data / "ml-100k"),
@@ -104,6 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--only", choices=SECTIONS, nargs="+", help="some of the sections (default: all)")
     parser.add_argument("--models", nargs="+", help="sections ..._lists: only models whose names begin like this")
+    parser.add_argument("--hold-outs", type=int, default=5, help="lastfm: random hold-outs (default 5)")
     parser.add_argument(
         "--without-spark",
         action="store_true",
@@ -201,89 +199,17 @@ def label_errors(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.
     return float(log_losses(probabilities, labels).mean()), auc(probabilities, labels > 0.5)
 
 
-def measure_lists(spark: SparkSession, folder: Path) -> dict[str, Any]:
-    """Compare lists from play counts: one item per user chooses the setting, another one is reported."""
-    training, validation, test = hold_out_two(play_counts(folder), SEED)
-    candidates = list_candidates(spark, training)
-    chosen = []
-    for name, (settings, fit_setting) in candidates.items():
-        tried = []
-        for setting in settings:
-            factors = fit_setting(setting)
-            tried.append((list_quality(factors, training, [], validation)[1], setting, factors))
-            print(f"{name}, {describe(setting)}: validation NDCG {tried[-1][0]:.4f}", flush=True)
-        _, setting, factors = max(tried, key=lambda entry: entry[0])
-        chosen.append([name, describe(setting), *list_quality(factors, training, [validation], test)])
-    popular = np.bincount(training.items, minlength=training.n_items).astype(np.float32)
-    popularity = Factors(np.ones((training.n_users, 1), np.float32), popular[:, None])
-    chosen.append(["most listened", "", *list_quality(popularity, training, [validation], test)])
+def measure_lists(spark: SparkSession, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compare lists from play counts, over several hold-outs."""
+    models = play_count_lists.measure(spark, arguments.data / "hetrec-lastfm-2k", arguments.hold_outs)
+    rows = play_count_lists.table_rows(models)
+    n = play_count_lists.LENGTH
     print_table(
-        f"HetRec Last.fm, one held-out artist for each of {len(test.users):,} users",
-        ["model", "chosen setting", f"recall@{LIST_LENGTH}", f"NDCG@{LIST_LENGTH}"],
-        chosen,
+        f"HetRec Last.fm, one held-out artist per user, mean of {arguments.hold_outs} hold-outs",
+        ["model", "chosen settings", f"recall@{n}", f"NDCG@{n}", "ours ahead by (recall)", "ours ahead by (NDCG)"],
+        rows,
     )
-    return {row[0]: {"setting": row[1], "recall": round(row[2], 4), "ndcg": round(row[3], 4)} for row in chosen}
-
-
-def list_candidates(
-    spark: SparkSession, training: Ratings
-) -> dict[str, tuple[list[TrainConfig], Callable[[TrainConfig], Factors]]]:
-    """Return what is compared: settings to choose from, and how to fit one of them.
-
-    MLlib multiplies its penalty by the degree and the implicit library does not, so that each has its own scale
-    of penalties, and our implicit loss is fitted with both.
-    """
-
-    def settings(reg_exponent: float, reg_params: Sequence[float], **parameters: Sequence[float]) -> list[TrainConfig]:
-        ((name, values),) = parameters.items()
-        common = {"rank": 32, "iterations": 10, "tolerance": 0.0, "n_blocks": N_BLOCKS, "reg_exponent": reg_exponent}
-        loss = "implicit" if name == "alpha" else "ials"
-        return [
-            TrainConfig.model_validate(common | {"loss": loss, "reg_param": reg_param, name: value})
-            for reg_param in reg_params
-            for value in values
-        ]
-
-    def ours(setting: TrainConfig) -> Factors:
-        model = fit(spark, training, setting)
-        return Factors(model.user_vectors, model.item_vectors)
-
-    ratings = frame_of(spark, training)
-
-    def mllib(setting: TrainConfig) -> Factors:
-        model = mllib_estimator(setting, N_BLOCKS).fit(ratings)
-        return mllib_factors(model, training.n_users, training.n_items)
-
-    plain = settings(0.0, (10.0, 30.0), alpha=(1.0, 3.0))
-    by_degree = settings(1.0, (0.1, 0.5), alpha=(1.0, 3.0))
-    candidates = {
-        "ours, implicit, plain penalty": (plain, ours),
-        "ours, implicit, penalty by degree": (by_degree, ours),
-        "MLlib ALS implicit": (by_degree, mllib),
-        "ours, ials": (settings(1.0, (0.001, 0.003), unobserved_weight=(0.05, 0.2)), ours),
-    }
-    if is_installed("implicit"):
-        candidates["implicit library"] = (plain, lambda setting: implicit_factors(training, setting, n_threads=2))
-    return candidates
-
-
-def list_quality(factors: Factors, training: Ratings, also_seen: list[Ratings], held_out: Ratings) -> list[float]:
-    """Return mean recall and NDCG of every user's list of unseen items."""
-    seen = [training, *also_seen]
-    seen_indptr, seen_columns = rows_of(
-        np.concatenate([part.users for part in seen]), np.concatenate([part.items for part in seen]), training.n_users
-    )
-    columns, _ = top_n(
-        factors.users,
-        factors.items,
-        biases=False,
-        global_mean=0.0,
-        n=LIST_LENGTH,
-        excluded_indptr=seen_indptr,
-        excluded_columns=seen_columns,
-    )
-    relevant = rows_of(held_out.users, held_out.items, held_out.n_users)
-    return [float(np.nanmean(metric(columns, *relevant))) for metric in (recall_at_n, ndcg_at_n)]
+    return {row[0]: {"setting": row[1], "recall": round(row[2], 4), "ndcg": round(row[3], 4)} for row in rows}
 
 
 def measure_rankings(spark: SparkSession | None, section: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -390,12 +316,6 @@ def model_scores(model: Factorization, pairs: Ratings) -> npt.NDArray[np.float64
 def rmse_and_mae(predicted: npt.NDArray[np.float64], ratings: npt.NDArray[np.float32]) -> tuple[float, float]:
     """Return the root of the mean squared error, and the mean absolute error."""
     return float(np.sqrt(np.mean((predicted - ratings) ** 2))), float(np.mean(np.abs(predicted - ratings)))
-
-
-def describe(setting: TrainConfig) -> str:
-    """Return what differs between the settings of a grid."""
-    weight = f"alpha {setting.alpha:g}" if setting.loss == "implicit" else f"unobserved {setting.unobserved_weight:g}"
-    return f"{weight}, reg_param {setting.reg_param:g}"
 
 
 def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:

@@ -89,9 +89,13 @@ class JointReference:
         return 2 * (steepest + largest + np.linalg.norm(self.all_pairs * designs.T @ designs))
 
     def descend(self, users, items, lengths, n_steps):
-        """Step both sides from the same old values, by the best of some multiples of each row's safe step."""
-        objectives = []
+        """Step both sides from the same old values, by the best of some multiples of each row's safe step.
+
+        With momentum k / (k + 3) after k steps, which is dropped where the objective would rise.
+        """
+        objectives, now, before, age = [], (users, items), (users, items), 0
         for _ in range(n_steps):
+            users, items = (v + age / (age + 3) * (v - w) for v, w in zip(now, before, strict=True))
             gradients = self.gradients(users, items)
             changes = [
                 -gradient / self.curvature_bounds(side, fixed)[:, None]
@@ -99,6 +103,10 @@ class JointReference:
             ]
             reached = [self.objective(users + t * changes[0], items + t * changes[1]) for t in lengths]
             best = lengths[int(np.argmin(reached))]
-            users, items = users + best * changes[0], items + best * changes[1]
+            if age and min(reached) > objectives[-1]:
+                before, age = now, 0
+                objectives.append(objectives[-1])
+                continue
+            now, before, age = (users + best * changes[0], items + best * changes[1]), now, age + 1
             objectives.append(min(reached))
-        return users, items, objectives
+        return *now, objectives

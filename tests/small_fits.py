@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.config import TrainConfig
+from recsys_spark.kernels import hot_rows
 from recsys_spark.progress import Progress
 from recsys_spark.rating_blocks import USERS
 from recsys_spark.recommend import Candidates, users_with_history, write_lists
@@ -79,10 +81,11 @@ def lists_of(spark: SparkSession, model: Factorization, folder: Path) -> dict[st
 
 
 def fits_and_lists(spark: SparkSession, folder: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of fits with both exchanges and two losses, and of the lists of the last."""
+    """Return the arrays of fits with both exchanges and two losses, two with hot rows; and the last one's lists."""
     found: dict[str, np.ndarray] = {}
-    for exchange, loss in (("replicate", "squared"), ("replicate", "ials"), ("route", "ials")):
-        model = fit(spark, folder, exchange, iterations=2, **LOSSES[loss])
+    for exchange, loss, floor in (("replicate", "squared", 50_000), ("replicate", "ials", 9), ("route", "ials", 9)):
+        with patch.object(hot_rows, "HOT_FLOOR", floor):
+            model = fit(spark, folder, exchange, iterations=2, **LOSSES[loss])
         found |= arrays_of(model, f"{exchange} {loss}")
     return found | lists_of(spark, model, folder)
 

@@ -117,6 +117,7 @@ WORKER_MODULES = (
     "recsys_spark.train.hot_pieces",
     "recsys_spark.train.neighbourhoods",
     "recsys_spark.train.route",
+    "recsys_spark.train.route_hot_rows",
     "recsys_spark.train.routed_features",
     "recsys_spark.train.scored_pairs",
     "recsys_spark.train.several",

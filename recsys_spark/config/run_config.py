@@ -71,7 +71,7 @@ class TrainConfig(Section):
     updates: Literal["alternating", "simultaneous"] = Field(
         default="alternating",
         description="alternating: one side is solved after the other; simultaneous, for solver: gradient: all rows of "
-        "both sides step from the same old values",
+        "both sides step from the same old values, with momentum",
     )
     cg_steps: int = Field(default=3, ge=1, le=1000)
     gradient_steps: int = Field(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys_spark.kernels.arrays import BoolArray, Int32Array, Int64Array, IntArray
-from recsys_spark.kernels.csr_block import CsrBlock, build_csr_block
+from recsys_spark.kernels.csr_block import CsrBlock
 
 HOT_PARTS = 256
 """A row is hot if it holds more than one in so many of all observations ..."""
@@ -44,14 +44,23 @@ class HotRows:
         """Pieces of each row."""
         return np.diff(self.first_pieces)
 
-    def of(self, places: Int64Array) -> "HotRows":
-        """Return some of the rows, cut as before but with piece numbers of their own."""
-        pieces = np.cumsum(self.n_pieces[places])
-        return HotRows(self.rows[places], self.degrees[places], np.concatenate([[0], pieces]).astype(np.int64))
-
     def are_in(self, block: CsrBlock) -> BoolArray:
         """Return which rows of a block are hot: bool array of shape (block.n_rows,)."""
         return np.isin(block.row_index, self.rows)
+
+    def without(self, block: CsrBlock) -> CsrBlock:
+        """Return a block without the hot rows, or itself where it has none; O(nnz)."""
+        kept = ~self.are_in(block)
+        if kept.all():
+            return block
+        entries = np.repeat(kept, block.degrees)
+        return CsrBlock(
+            row_index=block.row_index[kept],
+            indptr=np.concatenate([[0], np.cumsum(block.degrees[kept])]).astype(np.int64),
+            column_index=block.column_index[entries],
+            values=block.values[entries],
+            weights=None if block.weights is None else block.weights[entries],
+        )
 
 
 def find_hot_rows(degrees: IntArray, floor: int | None = None, observations_per_piece: int | None = None) -> HotRows:
@@ -74,15 +83,3 @@ def find_hot_rows(degrees: IntArray, floor: int | None = None, observations_per_
     rows = np.flatnonzero((counts > floor) & (counts > counts.sum() / HOT_PARTS))
     pieces = -(-counts[rows] // per_piece)
     return HotRows(rows.astype(np.int32), counts[rows], np.concatenate([[0], np.cumsum(pieces)]).astype(np.int64))
-
-
-def cut_hot_rows(block: CsrBlock, hot: HotRows) -> CsrBlock:
-    """Cut the hot rows of a block: what comes back has a row per piece, and the piece's number for its index."""
-    positions = np.flatnonzero(hot.are_in(block))
-    spans = [np.arange(block.indptr[row], block.indptr[row + 1]) for row in positions]
-    entries = np.concatenate([np.zeros(0, np.int64), *spans])
-    place = np.repeat(np.searchsorted(hot.rows, block.row_index[positions]), block.degrees[positions])
-    columns = np.asarray(block.column_index[entries])
-    numbers = (hot.first_pieces[place] + columns % hot.n_pieces[place]).astype(np.int64)
-    weights = None if block.weights is None else block.weights[entries]
-    return build_csr_block(numbers, columns, block.values[entries], weights)

@@ -7,11 +7,9 @@ Newton step, whose halvings are then evaluated in the pieces as well.
 import numpy as np
 
 from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int64Array
-from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.kernels.degree_ladder import LADDER
 from recsys_spark.kernels.fixed_side import (
     AllPairs,
-    FixedSide,
     all_pairs_term,
     penalties_in_basis,
     ridge_of,
@@ -21,8 +19,6 @@ from recsys_spark.kernels.hot_rows import HotRows
 from recsys_spark.kernels.hot_sums import (
     Halvings,
     HotTask,
-    add_up_pieces,
-    evaluate_pieces,
     unit_of_sums,
     unpack_sums,
 )
@@ -119,24 +115,6 @@ def longest_safe(total: Int64Array, tried: Halvings, problem: RowProblem) -> Row
     vectors = np.ascontiguousarray(tried.vectors[rows, :, chosen])
     found = RowSolution(vectors, observed[rows, chosen], np.zeros(n_hot), penalty(vectors, penalties))
     return _finished(found, tried.hot, None)
-
-
-def solve_in_one_place(pieces: CsrBlock, fixed: FixedSide, problem: RowProblem, task: HotTask) -> RowSolution:
-    """Solve hot rows whose pieces are all at hand: the same bits as when several tasks have them.
-
-    Parameters
-    ----------
-    pieces : CsrBlock
-        All pieces of the task's rows.
-    fixed, problem, task
-        As above.
-    """
-    total = add_up_pieces(pieces, fixed, problem.loss, task)
-    solved = solve_hot_rows(total, task, problem, fixed.all_pairs)
-    if problem.loss.is_quadratic:
-        return solved
-    tried = halvings(solved, task)
-    return longest_safe(evaluate_pieces(pieces, fixed, problem.loss, tried), tried, problem)
 
 
 def _method(problem: RowProblem) -> Method:

@@ -6,7 +6,7 @@ sum, so that rounding to it loses less than float64 does, and no sum overflows.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -88,10 +88,6 @@ class HotTask:
     units: Int32Array
     steepest: bool
 
-    def of(self, places: Int64Array) -> "HotTask":
-        """Return the task of some of the rows, with the same units."""
-        return replace(self, hot=self.hot.of(places), start=self.start[places], around=self.around[places])
-
 
 def hot_task(hot: HotRows, bounds: Bounds, problem: RowProblem, pairs: AllPairs | None, start: Float32Array) -> HotTask:
     """Prepare the summation of hot rows.
@@ -127,7 +123,8 @@ def add_up_pieces(pieces: CsrBlock, fixed: FixedSide, loss: Loss, task: HotTask)
     Parameters
     ----------
     pieces : CsrBlock
-        From `cut_hot_rows`, or some of its rows. Column indexes point into the fixed side.
+        Some or all pieces of the hot rows: a row for each, whose index is the piece's number. Column indexes point
+        into the fixed side.
     fixed : FixedSide
     loss : Loss
     task : HotTask

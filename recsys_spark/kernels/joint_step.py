@@ -3,7 +3,18 @@
 A step that is safe for each row while the other side stands still need not be when both move: a score changes by
 the product of the two changes as well. The objective is therefore evaluated at several lengths of the joint step,
 0 among them, and the lowest is taken: it cannot rise.
+
+Steps are accelerated: they begin a little ahead of where both sides are, in the direction in which they have just
+moved. Where that leads to a higher objective than they had, they stay, and momentum starts anew.
+
+References
+----------
+Nesterov (1983), A method of solving a convex programming problem with convergence rate O(1/k^2).
+O'Donoghue, Candès (2015), Adaptive restart for accelerated gradient schemes, function scheme.
+doi:10.1007/s10208-013-9150-3
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,6 +30,41 @@ from recsys_spark.kernels.row_batch import BatchGatherer, predict
 LENGTHS = (0.0, *(2.0**power for power in range(5, -11, -1)))
 """Of the joint step, in steps that are safe for each row alone. Those are shorter than they need be, so that
 longer ones are tried too."""
+
+Sides = tuple[Float32Array, Float32Array]
+"""Vectors of both sides."""
+
+
+def accelerate(start: Sides, n_steps: int, step: Callable[[Sides], tuple[Sides, float]]) -> list[int]:
+    """Take steps, each from a little ahead of where the one before has led.
+
+    Parameters
+    ----------
+    start : pair of float32 arrays
+        Both sides' vectors. Not changed.
+    n_steps : int >= 1
+    step : callable
+        Takes a joint step from both sides' vectors; returns where it leads, and the objective there.
+
+    Returns
+    -------
+    list of int
+        The steps, from 0, whose end was kept: the objective falls from each to the next. The first step has no
+        momentum, and is always kept.
+    """
+    now, before, n_since_anew = start, start, 0
+    kept: list[int] = []
+    least = np.inf
+    for number in range(n_steps):
+        momentum = np.float32(n_since_anew / (n_since_anew + 3))
+        ahead = now[0] + momentum * (now[0] - before[0]), now[1] + momentum * (now[1] - before[1])
+        found, objective = step(ahead)
+        if n_since_anew and objective > least:
+            before, n_since_anew = now, 0
+            continue
+        kept.append(number)
+        now, before, least, n_since_anew = found, now, objective, n_since_anew + 1
+    return kept
 
 
 def change_of_side(before: FixedSide, after: FixedSide) -> FixedSide:

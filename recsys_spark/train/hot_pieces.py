@@ -38,6 +38,8 @@ class HotPieces:
     rows : HotRows
     value, weight : float
         Largest absolute value and largest weight of all pieces.
+    numbers : list of int
+        Blocks that have pieces.
 
     Notes
     -----
@@ -52,7 +54,7 @@ class HotPieces:
         numbered = _numbered(ratings, side, hot)
         self.frame = rating_blocks(numbered, (side,), n_blocks, keep).persist(StorageLevel.MEMORY_AND_DISK)
         largest = self.frame.mapInArrow(largest_of_blocks, _LARGEST_SCHEMA).toArrow()
-        self._numbers = largest["block"].to_pylist()
+        self.numbers = largest["block"].to_pylist()
         self.value, self.weight = (max(largest[name].to_pylist()) for name in ("value", "weight"))
 
     def total(self, work: BlockWork, found: Mapping[int, Int64Array] | None = None) -> Int64Array:
@@ -70,7 +72,7 @@ class HotPieces:
         At most two jobs, see ``results_of_blocks``.
         """
         parts = dict(found) if found is not None else results_of_blocks(self.frame, self.copies, work, np.int64)
-        missing = [number for number in self._numbers if number not in parts]
+        missing = [number for number in self.numbers if number not in parts]
         if missing:
             parts |= results_of_some(self.frame, self.copies, work, np.int64, missing)
         return np.asarray(sum(parts.values())).reshape(len(self.rows.rows), -1)

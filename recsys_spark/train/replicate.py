@@ -20,7 +20,7 @@ from recsys_spark.train.held_back import HeldBack
 from recsys_spark.train.model import Vectors
 from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
-from recsys_spark.train.simultaneous import step_both_sides
+from recsys_spark.train.simultaneous import take_steps
 from recsys_spark.train.vector_blocks import VECTOR_BLOCK_SCHEMA, collect_vectors, vector_chunks
 
 if TYPE_CHECKING:
@@ -81,10 +81,9 @@ class ReplicateExchange:
 
     def step_both(self, users: SideBlocks, items: SideBlocks) -> tuple[Shares, dict[Side, float]]:
         """Take simultaneous gradient steps; return the shares of both sides together, and their penalties."""
-        for _ in range(self._problem.gradient_steps):
-            step = step_both_sides(self.vectors, users, items, self._constant, self._problem)
-            self.sizes += step.sizes
-            self.vectors = step.vectors
+        step = take_steps(self.vectors, users, items, self._constant, self._problem)
+        self.sizes += step.sizes
+        self.vectors = step.vectors
         return Shares(step.observed, step.unobserved, sum(step.penalties.values())), step.penalties
 
     def pair_scores(self, pairs: HeldBack) -> tuple[Float32Array, Float64Array]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recsys_spark.kernels.arrays import IntArray
+from recsys_spark.kernels.arrays import Int64Array, IntArray
+from recsys_spark.kernels.hot_rows import HotRows, find_hot_rows
 from recsys_spark.kernels.routing_cost import needed_vectors
 from recsys_spark.kernels.training_cost import SideCost, sum_by_block
 from recsys_spark.train.half_iteration import needs_start, row_problem
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # Links, senders, solved blocks, and what the tasks wrote down of them; with a term of all pairs two more.
 _JOBS = 3
+# And of hot rows: as they were, the sums of their pieces, and the rows themselves.
+_JOBS_OF_HOT_ROWS = 3
 # Numbers that a task reports for its block.
 _BYTES_PER_REPORT = 200
 # Copies of a cell on its way through a task's JVM: read, shuffled or sent to Python, written.
@@ -72,7 +75,8 @@ def plan_route(
     cell = max(max(side.largest_vectors_bytes, side.largest_block_bytes) for side in sides.values())
     tasks = min(plan.limits.cores, plan.n_blocks) if plan.limits.is_local else 1
     all_pairs = row_problem(config).loss.all_pairs_weight > 0
-    jobs = 2 * (_JOBS + 2 * all_pairs)
+    jobs = sum(_JOBS + 2 * all_pairs + (_JOBS_OF_HOT_ROWS if side.n_split else 0) for side in sides.values())
+    splitting_rows = 6 * max(side.sums_bytes for side in sides.values())
     solving = sum(side.seconds for side in sides.values())
     predicted = Footprint(
         broadcast_bytes=sum(side.broadcast_bytes for side in sides.values()),
@@ -80,7 +84,7 @@ def plan_route(
         shuffle_bytes_per_iteration=shuffled,
         largest_block_bytes=plan.predicted.largest_block_bytes,
         worker_bytes=WORKER_BASE + max(plan.blocking_bytes, *(side.solving_bytes for side in sides.values())),
-        driver_bytes=DRIVER_BASE + n_rows * _DRIVER_BYTES_PER_ROW,
+        driver_bytes=DRIVER_BASE + n_rows * _DRIVER_BYTES_PER_ROW + splitting_rows,
         blocking_seconds=plan.predicted.blocking_seconds,
         # Written and read again, on every core.
         iteration_seconds=solving + jobs * SECONDS_PER_JOB + 2 * shuffled / BYTES_PER_SECOND / plan.limits.cores,
@@ -97,15 +101,35 @@ def plan_route(
 
 def _messages(config: TrainConfig, plan: TrainingPlan, degrees: IntArray, fixed_degrees: IntArray) -> _Messages:
     """Forecast what is sent to solve the rows of one side."""
-    per_vector, n_blocks = 4 + 4 * plan.width, plan.n_blocks
-    needed = needed_vectors(fixed_degrees, sum_by_block(np.asarray(degrees, np.int64), n_blocks))
-    rows = sum_by_block((np.asarray(degrees) > 0).astype(np.int64), n_blocks)
+    per_vector, n_blocks, problem = 4 + 4 * plan.width, plan.n_blocks, row_problem(config)
+    hot = find_hot_rows(degrees)
+    in_pieces = _ratings_of_pieces(hot, n_blocks)
+    cold = np.asarray(degrees, np.int64).copy()
+    cold[hot.rows] = 0
+    needed = needed_vectors(fixed_degrees, sum_by_block(cold, n_blocks) + in_pieces)
+    rows = sum_by_block((cold > 0).astype(np.int64), n_blocks)
     stored = sum_by_block((np.asarray(fixed_degrees) > 0).astype(np.int64), n_blocks) * per_vector
-    start = rows * per_vector * needs_start(row_problem(config))
+    start = rows * per_vector * needs_start(problem)
     received = needed * per_vector + start
     # The fixed blocks and the numbers of the rows that are asked of them; then the rows.
     shuffled = stored.sum() + needed.sum() * 4 + received.sum()
+    if len(hot.rows) and not problem.loss.is_quadratic:
+        # Once more, for the halvings of Newton steps.
+        shuffled += stored.sum() + _needed_by_pieces(fixed_degrees, cold, in_pieces) * (4 + per_vector)
     return _Messages(int(shuffled), int(stored.max()), int(received.max()), int(needed.max()), int(start.max()))
+
+
+def _ratings_of_pieces(hot: HotRows, n_blocks: int) -> Int64Array:
+    """Return the ratings of hot rows that are in each block's pieces."""
+    ratings = np.repeat(hot.degrees // np.maximum(hot.n_pieces, 1), hot.n_pieces)
+    return sum_by_block(ratings, n_blocks)
+
+
+def _needed_by_pieces(fixed_degrees: IntArray, cold: Int64Array, in_pieces: Int64Array) -> float:
+    """Forecast the fixed rows that pieces need, if the ratings of hot rows are as those of others."""
+    n_pieces, n_cold = int(in_pieces.sum()), int(cold.sum())
+    drawn = np.append(in_pieces, n_cold)
+    return float(needed_vectors(fixed_degrees, drawn)[:-1].sum()) if n_pieces else 0.0
 
 
 def _side(config: TrainConfig, plan: TrainingPlan, side: SideCost, sent: _Messages) -> SideCost:
@@ -122,6 +146,7 @@ def _side(config: TrainConfig, plan: TrainingPlan, side: SideCost, sent: _Messag
     return replace(
         side,
         broadcast_bytes=(2 * plan.width**2 + 2 * plan.width) * 8 * all_pairs + 1_000,
-        returned_bytes=plan.n_blocks * _BYTES_PER_REPORT,
-        solving_bytes=max(sent.start + max(gathered, prepared), solving, 3 * sent.stored),
+        # Sums are added up by one task per core.
+        returned_bytes=plan.n_blocks * _BYTES_PER_REPORT + min(plan.limits.cores, plan.n_blocks) * side.sums_bytes,
+        solving_bytes=max(sent.start + max(gathered, prepared), solving + 2 * side.sums_bytes, 3 * sent.stored),
     )

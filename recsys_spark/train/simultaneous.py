@@ -13,7 +13,15 @@ from recsys_spark.errors import NumericalError
 from recsys_spark.kernels.arrays import Float32Array, Float64Array
 from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.kernels.fixed_side import FixedSide, make_fixed_side, with_offsets
-from recsys_spark.kernels.joint_step import LENGTHS, all_pairs_along, change_of_side, losses_along, penalty_along
+from recsys_spark.kernels.joint_step import (
+    LENGTHS,
+    Sides,
+    accelerate,
+    all_pairs_along,
+    change_of_side,
+    losses_along,
+    penalty_along,
+)
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import row_penalties
 from recsys_spark.kernels.solve_rows import RowProblem
@@ -41,7 +49,7 @@ class JointStep:
         Losses of the observations, and the term of all pairs.
     penalties : dict of Side to float
     sizes : list of HalfIterationSizes
-        Of the three jobs; of the last one, only what travels.
+        Of three jobs per step; of the last one, only what travels.
     """
 
     vectors: Vectors
@@ -49,6 +57,11 @@ class JointStep:
     unobserved: float
     penalties: dict[Side, float]
     sizes: list[HalfIterationSizes]
+
+    @property
+    def objective(self) -> float:
+        """Both sides' share of the objective."""
+        return self.observed + self.unobserved + math.fsum(self.penalties.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,24 @@ class AlongInput:
     loss: Loss
     rows: Float32Array
     change: Float32Array
+
+
+def take_steps(
+    vectors: Vectors, users: SideBlocks, items: SideBlocks, constant: float, problem: RowProblem
+) -> JointStep:
+    """Take ``problem.gradient_steps`` accelerated steps with all rows of both sides; see `step_both_sides`.
+
+    The first step has no momentum, so that training goes on from vectors alone, and the objective never rises.
+    """
+    steps: list[JointStep] = []
+
+    def step(sides: Sides) -> tuple[Sides, float]:
+        steps.append(step_both_sides(Vectors(*sides), users, items, constant, problem))
+        reached = steps[-1].vectors
+        return (reached.users, reached.items), steps[-1].objective
+
+    kept = accelerate((vectors.users, vectors.items), problem.gradient_steps, step)
+    return replace(steps[kept[-1]], sizes=[size for taken in steps for size in taken.sizes])
 
 
 def step_both_sides(

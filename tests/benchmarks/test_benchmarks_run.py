@@ -55,9 +55,10 @@ def test_routed_training_beside_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_an_item_that_everybody_rated() -> None:
+@pytest.mark.parametrize("exchange", ["replicate", "route"])
+def test_an_item_that_everybody_rated(exchange: str) -> None:
     options = ["--ratings", "2e4", "--rank", "4", "--blocks", "4", "--floor", "1000", "--iterations", "2"]
-    assert result_of("hot_rows.py", *options)["items_split"] == 1
+    assert result_of("hot_rows.py", *options, "--exchange", exchange)["items_split"] == 1
 
 
 @pytest.mark.slow

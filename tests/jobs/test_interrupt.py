@@ -39,10 +39,10 @@ def lineage(folder: Path, stage: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in sorted(folder.rglob(f"lineage/*-{stage}-*.json"))]
 
 
-def write_indexed_run(root: Path, run_id: str) -> None:
+def write_indexed_run(root: Path, run_id: str, triples: list[tuple[int, int, float]] | None = None) -> None:
     """Write what the index stage leaves for training."""
     run = Run(str(root), run_id, "2026-01-05")
-    users, items, values = zip(*observations(), strict=True)
+    users, items, values = zip(*(observations() if triples is None else triples), strict=True)
     n = len(values)
     tables = {
         INDEXED_RATINGS: {

@@ -15,8 +15,8 @@ from recsys_spark.errors import NumericalError
 from recsys_spark.kernels.csr_block import build_csr_block, split_by_block
 from recsys_spark.kernels.fixed_side import make_fixed_side, with_offsets
 from recsys_spark.kernels.gramian import column_exponents
-from recsys_spark.kernels.hot_rows import cut_hot_rows, find_hot_rows
-from recsys_spark.kernels.hot_solutions import halvings, longest_safe, solve_hot_rows, solve_in_one_place
+from recsys_spark.kernels.hot_rows import find_hot_rows
+from recsys_spark.kernels.hot_solutions import halvings, longest_safe, solve_hot_rows
 from recsys_spark.kernels.hot_sums import Bounds, add_up_pieces, evaluate_pieces, hot_task
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
 from tests.kernels.problems import block_of_degrees, random_vectors
@@ -43,6 +43,27 @@ def setting(name, *, biases=True, weighted=False, rotated=True, **steps):
     start = random_vectors(len(hot.rows), vectors.shape[1], np.random.default_rng(0))
     task = hot_task(hot, bounds, problem, fixed.all_pairs, start)
     return block, vectors, fixed, problem, task, bounds, start
+
+
+def cut_hot_rows(block, hot):
+    """The pieces of a block's hot rows."""
+    rows = np.repeat(block.row_index, block.degrees)
+    is_hot = np.isin(rows, hot.rows)
+    place = np.searchsorted(hot.rows, rows[is_hot])
+    columns = block.column_index[is_hot]
+    numbers = hot.first_pieces[place] + columns % np.diff(hot.first_pieces)[place]
+    weights = [] if block.weights is None else [block.weights[is_hot]]
+    return build_csr_block(numbers, columns, block.values[is_hot], *weights)
+
+
+def solve_in_one_place(pieces, fixed, problem, task):
+    """What several tasks and the driver do together."""
+    total = add_up_pieces(pieces, fixed, problem.loss, task)
+    solved = solve_hot_rows(total, task, problem, fixed.all_pairs)
+    if problem.loss.is_quadratic:
+        return solved
+    tried = halvings(solved, task)
+    return longest_safe(evaluate_pieces(pieces, fixed, problem.loss, tried), tried, problem)
 
 
 def rows_of_pieces(pieces, chosen):
@@ -138,15 +159,17 @@ def test_any_division_of_the_pieces_gives_equal_bits(name, n_parts, seed):
         solved = longest_safe(sum(evaluate_pieces(p, fixed, problem.loss, tried) for p in parts), tried, problem)
     for field in ("vectors", "observed", "unobserved", "penalty"):
         assert_array_equal(getattr(solved, field), getattr(expected, field))
-    for place in range(3):
-        alone = task.of(np.array([place]))
-        pieces_alone = cut_hot_rows(block, alone.hot)
-        first, last = np.searchsorted(pieces.row_index, task.hot.first_pieces[place : place + 2])
-        own = slice(pieces.indptr[first], pieces.indptr[last])
-        assert_array_equal(pieces_alone.degrees, pieces.degrees[first:last])
-        assert_array_equal(pieces_alone.column_index, pieces.column_index[own])
-        one = solve_in_one_place(pieces_alone, fixed, problem, alone)
-        assert_array_equal(one.vectors[0], expected.vectors[place])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_left_of_a_block_are_its_other_rows(weighted):
+    block, _, fixed, problem, task, *_ = setting("squared", weighted=weighted)
+    cold = task.hot.without(block)
+    assert cold.row_index.tolist() == block.row_index[[0, 2]].tolist()
+    whole, rest = (solve_rows(part, fixed, problem) for part in (block, cold))
+    assert_array_equal(rest.vectors, whole.vectors[[0, 2]])
+    assert_array_equal(rest.observed, whole.observed[[0, 2]])
+    assert task.hot.without(cold) is cold
 
 
 @pytest.mark.parametrize("solver", ["cholesky", "cg", "subspace", "gradient"])

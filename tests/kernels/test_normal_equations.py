@@ -61,3 +61,14 @@ def test_dual_and_normal_equations_have_the_same_solution(length, weighted, pull
     ridge = Ridge(rng.uniform(0.5, 3.0, size=(6, 33)), rng.normal(size=33) if pulled else None)
     primal = solve_normal_equations(form_normal_equations(batch), ridge)
     assert_allclose(solve_dual(batch, ridge), primal, atol=2e-5)
+
+
+def test_dual_keeps_its_digits_where_a_row_has_more_observations_than_entries():
+    """Z P Z' is singular there, and large beside the identity: in single precision, the solution would be noise."""
+    rng = np.random.default_rng(5)
+    batch = random_rows(80, 33, rng)
+    ridge = Ridge(np.full((6, 33), 1e-6))
+    design = batch.design.astype(np.float64)
+    system = design.transpose(0, 2, 1) @ design + 1e-6 * np.eye(33)
+    right_side = design.transpose(0, 2, 1) @ batch.linear.astype(np.float64)[:, :, None]
+    assert_allclose(solve_dual(batch, ridge), np.linalg.solve(system, right_side)[:, :, 0], rtol=1e-6, atol=1e-7)

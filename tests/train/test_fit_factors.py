@@ -289,18 +289,6 @@ def test_losses_are_bit_identical_for_any_number_of_blocks(spark: SparkSession, 
     np.testing.assert_array_equal(one.item_vectors, other.item_vectors)
 
 
-@pytest.mark.slow
-def test_all_solvers_reach_the_same_objective(spark: SparkSession) -> None:
-    ratings = frame(spark, observations())
-    steps = {"cg_steps": 5, "gradient_steps": 100, "iterations": 30}
-    for settings in (LOSSES["squared"], LOSSES["ials"], LOSSES["logistic"]):
-        reached = {
-            solver: fit(spark, ratings, solver=solver, **steps, **settings).history[-1].objective
-            for solver in ("cholesky", "dual", "cg", "subspace", "gradient")
-        }
-        assert max(reached.values()) <= min(reached.values()) * 1.001, reached
-
-
 def test_labels_have_to_be_labels_and_both_of_them(spark: SparkSession) -> None:
     with pytest.raises(ContractError, match=r"set train\.positive_threshold"):
         fit(spark, frame(spark, observations()), loss="logistic")

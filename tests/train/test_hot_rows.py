@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from recsys_spark.config import TrainConfig
 from recsys_spark.kernels import hot_rows
-from recsys_spark.rating_blocks import blocks_from_arrow
+from recsys_spark.rating_blocks import ITEMS, blocks_from_arrow
+from recsys_spark.storage import LocalStorage
 from recsys_spark.train import Factorization
 from recsys_spark.train.local_copies import copies_root, remove_copies
 from recsys_spark.train.loop_state import LoopState
+from recsys_spark.train.route import RouteExchange
+from recsys_spark.train.route_blocks import FACTOR_BLOCK_SCHEMA
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings
 from tests.train.test_fit_factors import LOSSES, N_ITEMS, N_USERS, fit, frame, observations, reference
 from tests.train.test_route import fit as fit_exchange
@@ -89,8 +93,17 @@ def test_every_loss_gives_equal_bits_for_any_number_of_blocks_and_both_exchanges
         fit_exchange(spark, tmp_path, "replicate", n_blocks, **settings)
         for n_blocks in ((2, 1, 25) if name == "squared" else (2, 7))
     )
-    for other in [*others, fit_exchange(spark, tmp_path, "route", 3, **settings)]:
+    routed = [
+        fit_exchange(spark, tmp_path, "route", n_blocks, **settings) for n_blocks in (3, *[25] * (name == "squared"))
+    ]
+    for other in [*others, *routed]:
         assert_same(replicated, other)
+    plan, footprint = routed[0].plan, routed[0].footprint
+    assert plan is not None
+    assert footprint is not None
+    assert "items split over all blocks" in plan.lines("as configured")[0]
+    predicted, actual = plan.predicted.shuffle_bytes_per_iteration, footprint.shuffle_bytes_per_iteration
+    assert actual / 2 <= predicted <= 2 * actual
     objectives = [step.objective for step in replicated.history]
     assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(objectives))
     if name not in ("squared", "logistic"):
@@ -121,3 +134,52 @@ def test_pieces_whose_machine_lost_the_copy_are_sent_again(
 
     monkeypatch.setattr(LoopState, "solve", lose_copies_first)
     assert_same(undisturbed, fit(spark, ratings, **settings))
+
+
+def test_routed_pieces_whose_machine_lost_the_copy_are_sent_there(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**LOSSES["logistic"], "iterations": 2}
+    undisturbed = fit_exchange(spark, tmp_path, "route", 3, **settings)
+    solve, evaluate = LoopState.solve, RouteExchange._evaluate
+
+    def lose_copies_first(self: LoopState, iteration: int, rows: SideBlocks, fixed: SideBlocks) -> Any:
+        assert rows.hot is not None
+        remove_copies(rows.hot.copies)
+        return solve(self, iteration, rows, fixed)
+
+    def lose_copies_again(self: RouteExchange, rows: SideBlocks, fixed: SideBlocks, work: Any) -> Any:
+        assert rows.hot is not None
+        assert (copies_root() / rows.hot.copies / "block-1").exists(), "what was sent stays as a copy"
+        remove_copies(rows.hot.copies)
+        return evaluate(self, rows, fixed, work)
+
+    monkeypatch.setattr(LoopState, "solve", lose_copies_first)
+    monkeypatch.setattr(RouteExchange, "_evaluate", lose_copies_again)
+    assert_same(undisturbed, fit_exchange(spark, tmp_path, "route", 3, **settings))
+
+
+def test_no_task_is_sent_all_vectors_for_an_item_that_every_user_rated(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_users, n_blocks, config = 400, 4, TrainConfig(rank=5, exchange="route", solver="cholesky")
+    # Two ratings of each user: the item that all have rated, and one of many others.
+    triples = [(u, i, float(1 + (u + i) % 5)) for u in range(n_users) for i in (0, 1 + u % 80)]
+    needed = {}
+    for floor in (9, 50_000):
+        monkeypatch.setattr(hot_rows, "HOT_FLOOR", floor)
+        exchange = RouteExchange(spark, config, 0.0, n_blocks, LocalStorage(), str(tmp_path / f"{floor}"))
+        users, items = block_ratings(frame(spark, triples), n_users, 81, n_blocks)
+        try:
+            exchange.begin(users, items, None)
+            exchange.solve(users, items)
+            exchange.solve(items, users)
+            blocks = spark.read.schema(FACTOR_BLOCK_SCHEMA).parquet(exchange.vectors[ITEMS])
+            bytes_per_user = 4 * (1 + 6)
+            needed[floor] = sorted(row["received_bytes"] // bytes_per_user for row in blocks.collect())
+        finally:
+            exchange.release()
+            for side in (users, items):
+                side.release()
+    assert needed[50_000][-1] == n_users, "whole, the item needs every user in one task"
+    assert 0 < needed[9][-1] <= 2 * n_users / n_blocks

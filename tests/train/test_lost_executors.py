@@ -11,6 +11,7 @@ import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
+from recsys_spark.kernels import hot_rows
 from tests.conftest import ROOT, python_path
 from tests.small_fits import arrays_of, fit
 
@@ -27,7 +28,9 @@ def spark_home(folder: Path) -> Path:
     return home
 
 
-def test_factors_are_the_same_when_an_executor_dies(spark: SparkSession, tmp_path: Path) -> None:
+def test_factors_are_the_same_when_an_executor_dies(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = spark_home(tmp_path)
     command = [str(home / "bin" / "spark-submit"), "--master", "local-cluster[2,1,1024]"]
     # A folder for temporary files of each executor's own, as on machines of their own: the other one's copies of
@@ -49,6 +52,7 @@ def test_factors_are_the_same_when_an_executor_dies(spark: SparkSession, tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((home / "work").glob("app-*/*/recsys_spark-*")), "executors kept copies of their own"
     found = np.load(tmp_path / "arrays.npz")
+    monkeypatch.setattr(hot_rows, "HOT_FLOOR", 9)
     expected: dict[str, np.ndarray] = {}
     (tmp_path / "local").mkdir()
     for exchange in ("replicate", "route"):
