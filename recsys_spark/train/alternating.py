@@ -36,6 +36,7 @@ from recsys_spark.train.observations import Observations, constant_of_rows, obse
 from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.route import RouteExchange
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings
+from recsys_spark.train.told_route import ToldRouteExchange
 from recsys_spark.train.training_plan import TrainingPlan, measured_footprint
 from recsys_spark.train.validation import Validation
 
@@ -202,7 +203,10 @@ def _make_exchange(
     if plan.exchange == "replicate":
         return ReplicateExchange(spark, config, constant, features)
     assert continuation.storage is not None
-    return RouteExchange(spark, config, constant, plan.n_blocks, continuation.storage, continuation.folder, features)
+    place = (plan.n_blocks, continuation.storage, continuation.folder)
+    if features is not None:
+        return ToldRouteExchange(spark, config, constant, *place, features)
+    return RouteExchange(spark, config, constant, *place)
 
 
 class _Iterations:

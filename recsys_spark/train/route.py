@@ -31,7 +31,7 @@ from recsys_spark.rating_blocks import ITEMS, USERS, Side, placements
 from recsys_spark.shared_value import SharedValue, pickled_bytes, shared
 from recsys_spark.storage import Storage, join, literal_path
 from recsys_spark.train.exchange import Known
-from recsys_spark.train.first_vectors import side_information, unobserved_degree
+from recsys_spark.train.first_vectors import unobserved_degree
 from recsys_spark.train.half_iteration import needs_start, row_problem
 from recsys_spark.train.held_back import HeldBack
 from recsys_spark.train.route_blocks import (
@@ -59,7 +59,6 @@ from recsys_spark.train.route_messages import (
     send_rows,
     split_known,
 )
-from recsys_spark.train.routed_features import RoutedFeatures
 from recsys_spark.train.scored_pairs import with_scores
 from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
@@ -68,7 +67,6 @@ from recsys_spark.train.vector_blocks import VECTOR_BLOCK_SCHEMA, vector_rows
 if TYPE_CHECKING:
     # Workers import this module, and have no pydantic.
     from recsys_spark.config import TrainConfig
-    from recsys_spark.features import ItemFeatures
 
 Work = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 RoutedVectors = dict[Side, str]
@@ -89,22 +87,11 @@ class RouteExchange:
         Of the folder.
     folder : str
         Where the vectors lie.
-    features : ItemFeatures, optional
-        Side information: items are drawn towards what their features say of them, see ``kernels.side_information``.
     """
 
     def __init__(
-        self,
-        spark: SparkSession,
-        config: TrainConfig,
-        constant: float,
-        n_blocks: int,
-        storage: Storage,
-        folder: str,
-        features: ItemFeatures | None = None,
+        self, spark: SparkSession, config: TrainConfig, constant: float, n_blocks: int, storage: Storage, folder: str
     ) -> None:
-        self._features = features
-        self._routed_features: RoutedFeatures | None = None
         self._spark, self._config, self._n_blocks = spark, config, n_blocks
         self._storage, self._folder = storage, folder
         self._settings = RouteSettings(row_problem(config), constant)
@@ -119,12 +106,11 @@ class RouteExchange:
         -----
         Per side one shuffle, of what is known.
         """
-        self._take(users, items)
         penalties = {}
         for rows, fixed in ((users, items), (items, users)):
             path, summary = self._first(rows, fixed, None if known is None else known[rows.side])
             self.vectors = {**self.vectors, rows.side: path}
-            penalties[rows.side] = self._as_told(rows, _shares(summary)).penalty
+            penalties[rows.side] = _shares(summary).penalty
         return penalties
 
     def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
@@ -138,14 +124,11 @@ class RouteExchange:
 
         Of hot rows, each block sums its pieces; the sums of all blocks are added up by tasks, and the driver solves
         the rows from them, 255 at most. The logistic loss takes one more job, with the same two shuffles of the
-        columns of the pieces, to evaluate the halvings of Newton steps. For side information see `RoutedFeatures`.
+        columns of the pieces, to evaluate the halvings of Newton steps.
         """
         settings = replace(self._settings, all_pairs=self._all_pairs(fixed))
         if rows.hot is not None:
             settings = replace(settings, hot=self._hot_task(rows, fixed, settings))
-        if self._routed_features is not None and rows.side == ITEMS:
-            path = self.vectors[ITEMS]
-            settings = replace(settings, told=self._routed_features.told(self._blocks(path), path))
         copies = self._copies(rows)
         with shared(self._spark, settings) as everywhere:
             work = partial(solve_routed, settings=everywhere, copies=copies)
@@ -156,7 +139,7 @@ class RouteExchange:
                 shares = _shares(summary, hot)
         self.sizes.append(sizes)
         self.vectors = {**self.vectors, rows.side: path}
-        return self._as_told(rows, shares)
+        return shares
 
     def _hot_task(self, rows: SideBlocks, fixed: SideBlocks, settings: RouteSettings) -> HotTask:
         assert rows.hot is not None
@@ -229,7 +212,6 @@ class RouteExchange:
 
     def restore(self, saved: Mapping[str, Any], users: SideBlocks, items: SideBlocks) -> RoutedVectors:
         """Return the folders; cut anew what was in other blocks."""
-        self._take(users, items)
         if saved.get("n_blocks") == self._n_blocks:
             return {side: saved[side.name] for side in (USERS, ITEMS)}
         found = {}
@@ -257,18 +239,6 @@ class RouteExchange:
         """Drop the links."""
         for links in self._links.values():
             links.unpersist()
-
-    def _take(self, users: SideBlocks, items: SideBlocks) -> None:
-        problem, width = self._settings.problem, self._config.rank + self._config.uses_biases
-        side = side_information(self._config, self._features, users, items, problem)
-        self._routed_features = None if side is None else RoutedFeatures(side, width, problem.regularization)
-
-    def _as_told(self, rows: SideBlocks, shares: Shares) -> Shares:
-        """Return the shares of a side, with the penalty by what its features say where they are looked at."""
-        if self._routed_features is None or rows.side != ITEMS:
-            return shares
-        path = self.vectors[ITEMS]
-        return shares._replace(penalty=self._routed_features.penalty(self._blocks(path), path))
 
     def _blocks(self, path: str) -> DataFrame:
         blocks = self._spark.read.schema(FACTOR_BLOCK_SCHEMA).parquet(literal_path(path))
