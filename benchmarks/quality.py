@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -273,7 +273,7 @@ def measure_feature_models(spark: SparkSession, folder: Path) -> dict[str, Any]:
     return {"rmse": errors, "new items": lists, "blends": blends}
 
 
-def measure_user_fields(folder: Path) -> dict[str, tuple[float, float, float]]:
+def measure_user_fields(folder: Path) -> dict[str, dict[str, Sequence[float]]]:
     """Measure what fields of the users would be worth; they are no part of the models."""
     errors = user_fields.errors_with_user_fields(folder)
     print_table(
@@ -281,7 +281,13 @@ def measure_user_fields(folder: Path) -> dict[str, tuple[float, float, float]]:
         ["model", "all", "films with few ratings", "users with few ratings"],
         [[name, *found] for name, found in errors.items()],
     )
-    return errors
+    of_new = user_fields.errors_of_new_users(folder)
+    print_table(
+        "RMSE for users who have kept few of their ratings, a fifth of all users at a time",
+        ["model", *(f"{left} ratings kept" for left in user_fields.RATINGS_LEFT)],
+        [[name, *found] for name, found in of_new.items()],
+    )
+    return {"folds": errors, "new users": of_new}
 
 
 def measure_similar_books(folder: Path) -> dict[float, tuple[float, float]]:

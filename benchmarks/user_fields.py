@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.datasets import movielens_folds
+from benchmarks.datasets import movielens, movielens_folds
 from benchmarks.feature_models import FACTORS, FEW_RATINGS, MAP, film_features
-from benchmarks.kernel_fits import ITEMS, USERS, fit_by_kernels
+from benchmarks.kernel_fits import ITEMS, USERS, fit_by_kernels, side_information
 from benchmarks.peer_models import Ratings
 from recsys_spark.config import TrainConfig
 from recsys_spark.kernels.factor_map import fit_factor_map
 from recsys_spark.kernels.pair_scores import pair_scores
+from recsys_spark.train import Factorization
 
 Float64Array = npt.NDArray[np.float64]
 FEW_RATINGS_OF_A_USER = 20
 # Penalties of the users' map, beside 10 of the items'; and of the interactions of fields and features.
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
+# The best of them, and how many ratings are left to the users who are taken for new ones, a fifth of all at a time.
+BEST_PENALTY, RATINGS_LEFT, SEED = 300.0, (0, 1, 2, 5, 10), 0
 ITEMS_PENALTY, POPULATION_PENALTY, USERS_PENALTY, BIAS_PENALTY = 10.0, 10.0, 8.0, 3.0
 
 
@@ -62,12 +65,56 @@ def factorization(
     users_penalty: float,
 ) -> Float64Array:
     """Predict by a factorization with side information of the items, and of the users where fields are given."""
+    config = TrainConfig.model_validate(FACTORS)
     told = {ITEMS: (films, ITEMS_PENALTY)} | ({} if fields is None else {USERS: (fields, users_penalty)})
-    model = fit_by_kernels(training, TrainConfig.model_validate(FACTORS), told)
+    model = fit_by_kernels(training, config, told)
+    users = model.user_vectors.copy()
+    if fields is not None:
+        side = side_information(fields, model.user_degrees, config, users_penalty)
+        new = model.user_degrees == 0
+        users[new] = side.expected(users)[new]
+    return pair_scores(users[test.users], with_new_films(model, films)[test.items], model.global_mean, True)
+
+
+def with_new_films(model: Factorization, films: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the films' vectors, with what the features say of those without ratings."""
     items, degrees = model.item_vectors.copy(), model.item_degrees
     new, known = degrees == 0, degrees >= MAP.min_ratings
     items[new] = fit_factor_map(films[known], items[known], MAP.reg_param).vectors(films[new])
-    return pair_scores(model.user_vectors[test.users], items[test.items], model.global_mean, True)
+    return items
+
+
+def errors_of_new_users(folder: Path) -> dict[str, list[float]]:
+    """Return RMSE by model for users who have kept few of their ratings: one number for each of `RATINGS_LEFT`.
+
+    A fifth of the users at a time keep so many random ratings in training; their others are the test.
+    """
+    films, fields, ratings = film_features(folder).dense(), user_fields(folder), movielens(folder)
+    rng = np.random.default_rng(SEED)
+    part_of_user, order = rng.permutation(ratings.n_users) % 5, rng.permutation(len(ratings.users))
+    by_user = order[np.argsort(ratings.users[order], kind="stable")]
+    first = np.searchsorted(ratings.users[by_user], np.arange(ratings.n_users))
+    place = np.empty(len(order), np.int64)
+    place[by_user] = np.arange(len(order)) - first[ratings.users[by_user]]
+    constant = np.zeros((len(fields), 0), np.float32)
+    found: dict[str, list[float]] = {}
+    for left in RATINGS_LEFT:
+        squares: dict[str, list[Float64Array]] = {}
+        for part in range(5):
+            is_held_out = (part_of_user[ratings.users] == part) & (place >= left)
+            training, test = ratings.where(~is_held_out), ratings.where(is_held_out)
+            predicted = {
+                "feature regression": regression(training, test, films, fields, None),
+                "feature regression, fields": regression(training, test, films, fields, BEST_PENALTY),
+                "side information": factorization(training, test, films, None, 0.0),
+                "side information, mean of the users": factorization(training, test, films, constant, 100.0),
+                "side information, fields": factorization(training, test, films, fields, BEST_PENALTY),
+            }
+            for name, scores in predicted.items():
+                squares.setdefault(name, []).append((np.clip(scores, 1.0, 5.0) - test.values) ** 2)
+        for name, errors in squares.items():
+            found.setdefault(name, []).append(float(np.sqrt(np.concatenate(errors).mean())))
+    return found
 
 
 def regression(

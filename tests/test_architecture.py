@@ -118,6 +118,7 @@ WORKER_MODULES = (
     "recsys_spark.train.neighbourhoods",
     "recsys_spark.train.route",
     "recsys_spark.train.route_hot_rows",
+    "recsys_spark.train.routed_features",
     "recsys_spark.train.scored_pairs",
     "recsys_spark.train.several",
     "recsys_spark.train.simultaneous",

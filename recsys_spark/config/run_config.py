@@ -147,10 +147,8 @@ class TrainConfig(Section):
             raise ValueError("updates: simultaneous is for solver: gradient")
         if self.updates == "simultaneous" and self.exchange == "route":
             raise ValueError("updates: simultaneous needs exchange: replicate")
-        if self.side_information is not None and (
-            self.nonnegative or self.updates == "simultaneous" or self.exchange == "route"
-        ):
-            raise ValueError("side_information cannot be combined with nonnegative, updates: simultaneous, or route")
+        if self.side_information is not None and (self.nonnegative or self.updates == "simultaneous"):
+            raise ValueError("side_information cannot be combined with nonnegative or updates: simultaneous")
         if self.nonnegative and self.solver not in ("auto", "cholesky"):
             raise ValueError("nonnegative needs solver: auto or cholesky")
         return self

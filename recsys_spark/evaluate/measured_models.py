@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from recsys_spark.config import TrainConfig
 from recsys_spark.evaluate.held_out_ratings import HeldOutRatings
 from recsys_spark.evaluate.splits import FOLD_IN
-from recsys_spark.features import read_item_features
+from recsys_spark.features import training_features
 from recsys_spark.kernels.hot_rows import find_hot_rows
 from recsys_spark.rating_blocks import ITEMS, USERS, choose_n_blocks
 from recsys_spark.recommend import Candidates
@@ -132,7 +132,7 @@ def fit_to(context: StageContext, training: DataFrame, config: TrainConfig, titl
         progress=context.progress,
         title=title,
         continuation=Continuation(storage=context.storage, folder=_folder(context, title)),
-        features=read_item_features(context) if config.uses_features else None,
+        features=training_features(context, config),
     )
 
 

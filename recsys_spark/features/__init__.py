@@ -8,6 +8,7 @@ from recsys_spark.features.item_features import (
     read_item_features,
     require_room_for_dense,
     require_room_for_regression,
+    training_features,
 )
 from recsys_spark.features.item_words import words_by_column
 
@@ -19,5 +20,6 @@ __all__ = [
     "read_item_features",
     "require_room_for_dense",
     "require_room_for_regression",
+    "training_features",
     "words_by_column",
 ]

@@ -48,10 +48,12 @@ def typed_cells(rows: DataFrame, columns: dict[str, FeatureColumn]) -> DataFrame
         distinct values as ``array<string>``, or the hashes of the words as ``array<int>``; beside a double
         ``cell0_text``, where it could not be read, and beside hashes ``cell0_words``, the distinct words as
         ``array<struct<hash int, word string>>``. Of several rows of an item, the first cell in the order of the
-        letters stands, blank ones aside. Rows without an item are left out. One shuffle, by item.
+        letters stands, blank ones aside. Rows without an item, or whose item goes over the end of a line, are left out.
+        One shuffle, by item.
     """
     names = [f"text{number}" for number in range(len(columns))]
-    text = rows.toDF("item_id", *names).where(F.trim("item_id") != "")
+    # An id over the end of a line is what follows a stray quote, and would be listed as a new item.
+    text = rows.toDF("item_id", *names).where((F.trim("item_id") != "") & ~F.col("item_id").rlike(r"[\r\n]"))
     filled = [F.min(F.when(F.trim(name) != "", F.trim(name))).alias(name) for name in names]
     by_item = text.groupBy("item_id").agg(F.count("*").alias("n_rows"), *filled)
     cells, beside = [], []

@@ -96,6 +96,13 @@ class FeatureEncoding:
             return [f"{self.name}#{number}" for number in range(self.width)]
         return [f"{self.name}={value}" for value in self.values]
 
+    @property
+    def says_something(self) -> bool:
+        """Whether any item of the table that decided the encoding has an entry in the feature's columns."""
+        if self.kind == "numeric":
+            return self.statistics.deviation > 0
+        return bool(self.statistics.counts)
+
     def left_out(self, found: CellStatistics) -> tuple[int, int]:
         """Return how many values of a table have no column, and how many items hold each, added up.
 

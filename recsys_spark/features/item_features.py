@@ -33,6 +33,7 @@ from recsys_spark.tables import ITEM_FEATURES, ITEM_INDEX, NEW_ITEMS
 
 if TYPE_CHECKING:
     # Workers import this package, and have neither pydantic nor rich.
+    from recsys_spark.config import TrainConfig
     from recsys_spark.runs.run_directory import Run, StageContext
 
 _SCHEMA = "item_id string, item_index int, columns array<int>, values array<float>"
@@ -73,6 +74,10 @@ class ItemFeatures:
     def width(self) -> int:
         """Columns of a row."""
         return len(self.column_names)
+
+    def of_rated(self) -> SparseRows:
+        """Return the rows of the index's items."""
+        return self.rows.take(np.arange(self.n_items))
 
     def dense(self) -> Float32Array:
         """Return the rows as a float32 array of shape (n_items + n_new, width)."""
@@ -133,6 +138,13 @@ def read_item_features(context: StageContext, *, stays_sparse: bool = False) -> 
     is_known[index] = True
     rows = sparse_rows(np.repeat(index, lengths), columns, values, n_rows)
     return ItemFeatures(rows, is_known, encoder.column_names, context.record("index")["n_items"])
+
+
+def training_features(context: StageContext, config: TrainConfig) -> ItemFeatures | None:
+    """Collect the features where a training looks at them; a regression makes them dense, side information does not."""
+    if not config.uses_features:
+        return None
+    return read_item_features(context, stays_sparse=config.model != "feature_regression")
 
 
 def require_room_for_dense(context: StageContext, n_rows: int, width: int) -> None:

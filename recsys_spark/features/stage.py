@@ -174,7 +174,7 @@ def _nothing_known(context: StageContext, cells: DataFrame) -> ContractError:
             "no rated item has a value that could be encoded",
             where=where,
             got=f"{n_common:,} rated items in the table",
-            remedy="check the kinds of the features, separators and min_items",
+            remedy="check the kinds of the features, separators and min_items; numbers that are all equal say nothing",
         )
     found, rated = (
         ", ".join(repr(row["item_id"]) for row in frame.select("item_id").orderBy("item_id").limit(3).collect())
@@ -198,7 +198,7 @@ def _count_rows(context: StageContext, rows: DataFrame, cells: DataFrame) -> dic
     row = items.collect()[0]
     counts = {"n_rows": n_rows, "n_items": int(row["n"]), "n_rows_without_item": n_rows - int(row["rows"] or 0)}
     counts["n_items_of_several_rows"] = int(row["m"])
-    told = {"n_rows_without_item": "rows without an item are left out", "n_items_of_several_rows": (
+    told = {"n_rows_without_item": "rows without an item in one line are left out", "n_items_of_several_rows": (
         "items stand in several rows: of each column the first cell in order counts"
     )}  # fmt: skip
     for name, text in told.items():
@@ -267,6 +267,9 @@ def _warn_of_cells(feature: FeatureEncoding, found: CellStatistics) -> None:
         told.append((len(lists), f"values are lists, such as {lists[0]}; kind: multi_valued takes them apart"))
     if found.n_unreadable:
         told.append((found.n_unreadable, "cells are no numbers; they count as missing"))
+    if found.n_items and not feature.says_something:
+        why = {"numeric": "two different numbers", "text": "words"}.get(feature.kind, "a value of min_items items")
+        told.append((found.n_items, f"items and not {why}: the column says nothing of any"))
     for count, text in told:
         log.warning(
             f"item_features.{feature.name}: {count:,} {text}", extra={"fields": {"feature": feature.name, "n": count}}

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys_spark.errors import NumericalError
-from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array, Int64Array
+from recsys_spark.kernels.arrays import Float32Array, Float64Array, Int32Array, Int64Array, IntArray
 
-_BITS = 20
+WHOLE_BITS = 20
+"""Bits of the whole numbers that are multiplied: those of a column's largest entry."""
+
 _ROWS_PER_PRODUCT = 1 << 12
 _LIMB_BITS = 20
 
@@ -23,11 +25,26 @@ class ExactSum:
 
     Attributes
     ----------
-    high, low : int64 arrays of shape (width, width)
+    high, low : int64 arrays of shape (n, m)
     """
 
     high: Int64Array
     low: Int64Array
+
+    @classmethod
+    def nothing(cls, n: int, m: int) -> "ExactSum":
+        """Return a sum of no matrices, of shape (n, m)."""
+        return cls(np.zeros((n, m), np.int64), np.zeros((n, m), np.int64))
+
+    def add(self, matrix: Int64Array, rows: IntArray | slice = slice(None)) -> None:
+        """Add a matrix to some of the rows, in place."""
+        self.high[rows] += matrix >> _LIMB_BITS
+        self.low[rows] += matrix & ((1 << _LIMB_BITS) - 1)
+
+    def value(self, row_exponents: Int32Array, column_exponents: Int32Array) -> Float64Array:
+        """Return the sum of products whose factors were cut to `WHOLE_BITS` below these powers of two, as float64."""
+        whole = np.ldexp(self.high.astype(np.float64), _LIMB_BITS) + self.low
+        return np.asarray(np.ldexp(whole, row_exponents[:, None] + column_exponents[None, :] - 2 * WHOLE_BITS))
 
     def __add__(self, other: "ExactSum") -> "ExactSum":
         """Add two sums, exactly."""
@@ -73,14 +90,12 @@ def partial_gramian(vectors: Float32Array, exponents: Int32Array) -> ExactSum:
     if not np.isfinite(vectors).all():
         raise NumericalError("vectors must be finite to form their gramian")
     width = vectors.shape[1]
-    high, low = (np.zeros((width, width), np.int64) for _ in range(2))
+    total = ExactSum.nothing(width, width)
     for first in range(0, len(vectors), _ROWS_PER_PRODUCT):
         part = vectors[first : first + _ROWS_PER_PRODUCT].astype(np.float64)
-        whole = np.rint(np.ldexp(part, _BITS - exponents))
-        product = np.matmul(whole.T, whole).astype(np.int64)
-        high += product >> _LIMB_BITS
-        low += product & ((1 << _LIMB_BITS) - 1)
-    return ExactSum(high, low)
+        whole = np.rint(np.ldexp(part, WHOLE_BITS - exponents))
+        total.add(np.matmul(whole.T, whole).astype(np.int64))
+    return total
 
 
 def gramian_of(total: ExactSum, exponents: Int32Array) -> Float64Array:
@@ -88,8 +103,7 @@ def gramian_of(total: ExactSum, exponents: Int32Array) -> Float64Array:
 
     Every entry is off by at most 2**-20 of the products of its columns' largest entries, per row, at random.
     """
-    whole = np.ldexp(total.high.astype(np.float64), _LIMB_BITS) + total.low
-    return np.asarray(np.ldexp(whole, exponents[:, None] + exponents[None, :] - 2 * _BITS))
+    return total.value(exponents, exponents)
 
 
 def side_gramian(vectors: Float32Array) -> Float64Array:

@@ -18,6 +18,7 @@ _INVISIBLE = re.compile(
 _LONGEST = 400
 _SECTIONS = {
     "input": "What came in",
+    "features": "What is known of the items",
     "training": "Training",
     "quality": "How good it is",
     "lists": "The lists",
@@ -47,6 +48,7 @@ def run_page(data: dict[str, Any]) -> str:
     view = {
         "input_charts": page_charts.input_charts(data),
         "input_tables": page_tables.input_tables(data),
+        "features": page_tables.feature_tables(records),
         "training_charts": _objective(records),
         "training_tables": [page_tables.training_table(records["train"])] if "train" in records else [],
         "quality": _quality(data),

@@ -32,6 +32,7 @@ from recsys_spark.tables import (
 
 _SAMPLE_USERS, _SAMPLE_ITEMS, _EXPLAINED = 3, 3, 2
 _LONGEST_HISTORY, _LONGEST_TEXT, _STRONGEST = 12, 200, 4
+_MOST_FEATURES = 12
 _MOST_BARS, _BINS, _POPULARITY_GROUPS = 30, 20, 10
 # Explaining reads all item factors on the driver; 200 MB of them are enough for a page.
 _MOST_FACTORS = 50_000_000
@@ -249,9 +250,12 @@ def _similar(context: StageContext) -> list[dict[str, Any]]:
 
 
 def _why(context: StageContext, user_ids: list[str]) -> list[dict[str, Any]]:
-    """Explain the first item of some lists; nothing for neighbourhood models, or where the factors are too many."""
+    """Explain the first item of some lists; nothing for neighbourhood models, or where the vectors are too many."""
     train = context.config.train
-    if train.model != "factors" or context.record("index")["n_items"] * train.rank > _MOST_FACTORS:
+    if train.is_neighbourhood:
+        return []
+    width = context.record("features")["width"] if train.model == "feature_regression" else train.rank
+    if context.record("index")["n_items"] * width > _MOST_FACTORS:
         return []
     stored = StoredRun.open(context.run, context.storage, context.spark)
     found = []
@@ -275,6 +279,7 @@ def _explained(explained: UserExplanation, stored: StoredRun) -> dict[str, Any]:
         for k in strongest
     ]
     shown = sum(row["adds"] for row in history)
+    features = [{"name": name, "adds": added} for name, added in one.of_features.items() if name]
     return {
         "user_id": explained.user_id,
         "item": titles.get(one.item_id, one.item_id),
@@ -284,6 +289,10 @@ def _explained(explained: UserExplanation, stored: StoredRun) -> dict[str, Any]:
         "history": history,
         "others": float(one.of_history.sum() - shown),
         "n_others": len(explained.history.item_ids) - len(history),
+        "features": features[:_MOST_FEATURES],
+        "other_features": sum(feature["adds"] for feature in features[_MOST_FEATURES:]),
+        "n_other_features": max(0, len(features) - _MOST_FEATURES),
+        "without_features": one.of_features.get(""),
     }
 
 

@@ -127,6 +127,40 @@ def input_tables(data: dict[str, Any]) -> list[PageTable]:
     return tables
 
 
+def feature_tables(records: dict[str, Any]) -> list[PageTable]:
+    """Return what the cells of each known feature are like, and how many items have none; nothing without features."""
+    if "features" not in records:
+        return []
+    record = records["features"]
+    header = ["feature", "kind", "columns", "items without", "no numbers", "values without a column", "drift"]
+    rows, marks = list[list[str]](), dict[tuple[int, str], str]()
+    for one in record["features"]:
+        counts = (one["width"], one["n_missing"], one["n_unreadable"], one["n_unknown_values"])
+        rows.append([one["name"], one["kind"], *(f"{count:,}" for count in counts), _drift(one)])
+        if one["has_drifted"]:
+            marks[6, one["name"]] = "bad"
+    totals = [
+        ["items in the table", record["n_items"]],
+        ["of them, rated by nobody", record["n_new_items"]],
+        ["rated items without features", record["n_without_features"]],
+        ["new items without features", record["n_new_without_features"]],
+        ["rows without an item", record["n_rows_without_item"]],
+        ["items of several rows", record["n_items_of_several_rows"]],
+    ]
+    return [
+        PageTable("Known features of the items", header, rows, (2, 3, 4, 5, 6), marks),
+        PageTable("Items with features", ["", "number"], [[name, f"{count:,}"] for name, count in totals], (1,)),
+    ]
+
+
+def _drift(one: dict[str, Any]) -> str:
+    """Return how far a feature has moved since the published encoder, in the unit of its kind."""
+    if one["drift"] is None:
+        # What was constant has no unit to measure by; without an encoder to compare with, nothing is told.
+        return "no longer constant" if one["has_drifted"] else ""
+    return f"{one['drift']:.3g} deviations" if one["kind"] == "numeric" else f"{one['drift']:.0%} of the values"
+
+
 def metrics_tables(record: dict[str, Any], previous: dict[str, Any] | None) -> list[PageTable]:
     """Return all measures over all users, the model beside baselines and the run before: of lists, and of errors."""
     rows = [row for row in record["metrics"] if row["segment"] == "all"]
@@ -183,19 +217,28 @@ def list_tables(lists: dict[str, Any]) -> list[PageTable]:
 
 
 def why_tables(explained: list[dict[str, Any]]) -> list[PageTable]:
-    """Return what adds up to the score of a few users' first items."""
+    """Return what adds up to the score of a few users' first items, of a regression by features too."""
     tables = []
     for one in explained:
         rows = [[_PARTS[name], f"{value:+.4f}"] for name, value in one["parts"].items()]
         rows += [[f"rated {row['rating']:g}: {row['name']}", f"{row['adds']:+.4f}"] for row in one["history"]]
         if one["n_others"] > 0:
             rows.append([f"{one['n_others']} other ratings", f"{one['others']:+.4f}"])
-        if one["log_odds"] is None:
-            rows.append(["score", f"{one['score']:.4f}"])
-        else:
-            rows.append([f"log-odds, a probability of {one['score']:.4f}", f"{one['log_odds']:.4f}"])
-        tables.append(PageTable(f"Why user {one['user_id']} gets {one['item']}", ["what", "adds"], rows, (1,)))
+        title = f"Why user {one['user_id']} gets {one['item']}"
+        tables.append(PageTable(title, ["what", "adds"], [*rows, _score_row(one)], (1,)))
+        if one["without_features"] is not None:
+            rows = [[row["name"], f"{row['adds']:+.4f}"] for row in one["features"]]
+            if one["n_other_features"] > 0:
+                rows.append([f"{one['n_other_features']} other features", f"{one['other_features']:+.4f}"])
+            rows.append(["without any of them, for this user", f"{one['without_features']:+.4f}"])
+            tables.append(PageTable(f"{title}, by features", ["feature", "adds"], [*rows, _score_row(one)], (1,)))
     return tables
+
+
+def _score_row(one: dict[str, Any]) -> list[str]:
+    if one["log_odds"] is None:
+        return ["score", f"{one['score']:.4f}"]
+    return [f"log-odds, a probability of {one['score']:.4f}", f"{one['log_odds']:.4f}"]
 
 
 def plan_table(record: dict[str, Any]) -> PageTable | None:

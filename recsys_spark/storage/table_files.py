@@ -27,7 +27,12 @@ def list_table_files(file: TableFile, where: str, spark: SparkSession | None = N
     """
     files = storage_for(file.path, spark).find(file.path)
     if not files:
-        raise ConfigError("no such file was found", where=f"{where}.path", got=file.path)
+        raise ConfigError(
+            "no such file was found",
+            where=f"{where}.path",
+            got=file.path,
+            remedy="check the path, folder or glob; it begins in the folder where the command is run",
+        )
     return files
 
 
@@ -119,7 +124,7 @@ def _select(frame: DataFrame, path: str, where: str, columns: dict[str, str]) ->
 
 def _remedy(columns: list[str], where: str) -> str:
     if not columns:
-        return f"check the file, and {where}.format: a file of JSON lines has one object on each line"
+        return f"check whether the file is empty, and {where}.format: a file of JSON lines has one object on each line"
     or_delimiter = f", or {where}.delimiter to what stands between them" if len(columns) == 1 else ""
     return f"set it to one of the file's own columns{or_delimiter}"
 

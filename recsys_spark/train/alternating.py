@@ -15,7 +15,6 @@ from pyspark.sql import DataFrame, SparkSession
 from recsys_spark.errors import ConfigError
 from recsys_spark.features import ItemFeatures
 from recsys_spark.job_labels import labelled_jobs
-from recsys_spark.kernels.arrays import Float32Array
 from recsys_spark.rating_blocks import choose_n_blocks
 from recsys_spark.rating_split import split_ratings
 from recsys_spark.session import session_limits
@@ -37,6 +36,7 @@ from recsys_spark.train.observations import Observations, constant_of_rows, obse
 from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.route import RouteExchange
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings
+from recsys_spark.train.told_route import ToldRouteExchange
 from recsys_spark.train.training_plan import TrainingPlan, measured_footprint
 from recsys_spark.train.validation import Validation
 
@@ -126,7 +126,7 @@ def fit_factors(
         If the logistic loss is given no labels.
     ConfigError
         If the training cannot fit into memory, if there has to be a checkpoint to go on from and none fits, or if side
-        information is asked for without features or with routed vectors.
+        information is asked for without features.
 
     Notes
     -----
@@ -142,7 +142,7 @@ def fit_factors(
     width = config.rank + config.uses_biases
     n_blocks = config.n_blocks or choose_n_blocks(limits.cores, given.n, max(n_users, n_items), width)
     started = time.monotonic()
-    told = _side_information(config, features, n_items)
+    told = _told(config, features)
     with labelled_jobs(spark, f"{title}: blocks of ratings"):
         users, items = sides = block_ratings(training, n_users, n_items, n_blocks, splits_hot=told is None)
     exchange: Exchange | None = None
@@ -171,21 +171,24 @@ def fit_factors(
                 held.release()
 
 
-def _side_information(config: TrainConfig, features: ItemFeatures | None, n_items: int) -> Float32Array | None:
-    """Return the features of the rated items where training looks at them; those of the others are zero."""
+def _told(config: TrainConfig, features: ItemFeatures | None) -> ItemFeatures | None:
+    """Return the items' features where training looks at them."""
     if config.side_information is None:
         return None
     if features is None:
         raise ConfigError("side information needs features", where="train.side_information")
-    return features.dense()[:n_items]
+    return features
 
 
-def _with_features(continuation: Continuation, features: Float32Array | None) -> Continuation:
+def _with_features(continuation: Continuation, features: ItemFeatures | None) -> Continuation:
     """Return a continuation whose checkpoints do not fit other features."""
     if features is None:
         return continuation
-    content = hashlib.sha256(features.tobytes()).hexdigest()[:16]
-    return replace(continuation, code=f"{continuation.code} {content}")
+    rows = features.of_rated()
+    content = hashlib.sha256(f"{features.width}".encode())
+    for array in (rows.indptr, rows.columns, rows.values):
+        content.update(array.tobytes())
+    return replace(continuation, code=f"{continuation.code} {content.hexdigest()[:16]}")
 
 
 def _make_exchange(
@@ -194,19 +197,16 @@ def _make_exchange(
     constant: float,
     plan: TrainingPlan,
     continuation: Continuation,
-    features: Float32Array | None,
+    features: ItemFeatures | None,
 ) -> Exchange:
     """Return the exchange of a plan, without vectors yet."""
     if plan.exchange == "replicate":
         return ReplicateExchange(spark, config, constant, features)
-    if features is not None:
-        raise ConfigError(
-            "side information needs the replicate exchange, and the training does not fit it",
-            where="train.side_information",
-            remedy="lower train.rank, give workers and driver more memory, or leave out train.side_information",
-        )
     assert continuation.storage is not None
-    return RouteExchange(spark, config, constant, plan.n_blocks, continuation.storage, continuation.folder)
+    place = (plan.n_blocks, continuation.storage, continuation.folder)
+    if features is not None:
+        return ToldRouteExchange(spark, config, constant, *place, features)
+    return RouteExchange(spark, config, constant, *place)
 
 
 class _Iterations:

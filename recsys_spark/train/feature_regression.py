@@ -195,7 +195,9 @@ def _item_means(observed: DataFrame, n_items: int) -> tuple[Float64Array, Float6
     index = rows["item_index"].to_numpy()
     counts, means, degrees = np.zeros(n_items), np.zeros(n_items), np.zeros(n_items, np.int32)
     counts[index] = rows["weight"].to_numpy()
-    means[index] = rows["total"].to_numpy() / counts[index]
+    totals = rows["total"].to_numpy()
+    # Weights of very old ratings may have come to nothing.
+    means[index] = np.divide(totals, counts[index], out=np.zeros(len(totals)), where=counts[index] > 0)
     degrees[index] = rows["n"].to_numpy()
     return counts, means, degrees
 

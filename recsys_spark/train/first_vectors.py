@@ -11,6 +11,7 @@ import numpy as np
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
 from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.kernels.objective import penalty, row_penalties
+from recsys_spark.kernels.side_information import SideInformation
 from recsys_spark.kernels.solve_rows import RowProblem
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.train.model import Vectors
@@ -19,6 +20,7 @@ from recsys_spark.train.side_blocks import SideBlocks
 if TYPE_CHECKING:
     # Workers import this module through its package, and have no pydantic.
     from recsys_spark.config import TrainConfig
+    from recsys_spark.features import ItemFeatures
 
 _ROWS_PER_PART = 1 << 12
 
@@ -59,6 +61,22 @@ def unobserved_degree(fixed: SideBlocks, problem: RowProblem) -> float:
     """Return what pairs that were not observed add to the degree of every row."""
     loss = problem.loss
     return float(loss.all_pairs_weight * fixed.is_trained.sum()) if loss.counts_unobserved else 0.0
+
+
+def side_information(
+    config: TrainConfig, features: ItemFeatures | None, users: SideBlocks, items: SideBlocks, problem: RowProblem
+) -> SideInformation | None:
+    """Return what draws the items towards their features, where the configuration asks for it."""
+    if config.side_information is None or features is None:
+        return None
+    return SideInformation(
+        features.of_rated(),
+        features.width,
+        items.degrees,
+        problem.regularization,
+        unobserved_degree(users, problem),
+        config.side_information.reg_param,
+    )
 
 
 def penalty_of(vectors: Float32Array, rows: SideBlocks, fixed: SideBlocks, problem: RowProblem) -> float:

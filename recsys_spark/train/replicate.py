@@ -14,7 +14,7 @@ from recsys_spark.kernels.side_information import SideInformation
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.storage import join, literal_path
 from recsys_spark.train.exchange import Known
-from recsys_spark.train.first_vectors import first_vectors, make_feasible, penalty_of, unobserved_degree
+from recsys_spark.train.first_vectors import first_vectors, make_feasible, penalty_of, side_information
 from recsys_spark.train.half_iteration import half_iteration_input, row_problem, solve_side
 from recsys_spark.train.held_back import HeldBack
 from recsys_spark.train.model import Vectors
@@ -26,6 +26,7 @@ from recsys_spark.train.vector_blocks import VECTOR_BLOCK_SCHEMA, collect_vector
 if TYPE_CHECKING:
     # Workers import this package, and have no pydantic.
     from recsys_spark.config import TrainConfig
+    from recsys_spark.features import ItemFeatures
 
 
 class ReplicateExchange:
@@ -37,19 +38,19 @@ class ReplicateExchange:
     config : TrainConfig
     constant : float
         Part of every score that the observations still hold.
-    features : float32 array of shape (n_items, n_features), optional
+    features : ItemFeatures, optional
         Side information: items are drawn towards what their features say of them, see ``kernels.side_information``.
     """
 
     vectors: Vectors
 
     def __init__(
-        self, spark: SparkSession, config: TrainConfig, constant: float, features: Float32Array | None = None
+        self, spark: SparkSession, config: TrainConfig, constant: float, features: ItemFeatures | None = None
     ) -> None:
         self._spark, self._config, self._constant = spark, config, constant
         self._problem = row_problem(config)
         self._features = features
-        self._side_information: dict[Side, SideInformation] = {}
+        self._told: SideInformation | None = None
         self.sizes: list[HalfIterationSizes] = []
 
     def begin(self, users: SideBlocks, items: SideBlocks, known: Known | None) -> dict[Side, float]:
@@ -59,17 +60,16 @@ class ReplicateExchange:
         for blocks in (users, items):
             if known is not None:
                 self._overlay(blocks, known[blocks.side])
-        told = self._side_information.get(ITEMS)
         return {
             USERS: penalty_of(self.vectors.users, users, items, self._problem),
             ITEMS: penalty_of(self.vectors.items, items, users, self._problem)
-            if told is None
-            else told.penalty(self.vectors.items),
+            if self._told is None
+            else self._told.penalty(self.vectors.items),
         }
 
     def solve(self, rows: SideBlocks, fixed: SideBlocks) -> Shares:
         """Solve every row of a side against the fixed side; for shuffles see ``solve_side``."""
-        told = self._side_information.get(rows.side)
+        told = self._told if rows.side == ITEMS else None
         expected = None if told is None else told.expected(self.vectors.of(rows.side))
         given = half_iteration_input(self.vectors, rows, fixed, self._constant, self._problem, expected=expected)
         solved, shares, sizes = solve_side(rows, given)
@@ -124,12 +124,7 @@ class ReplicateExchange:
 
     def _take(self, users: SideBlocks, items: SideBlocks) -> None:
         self._degrees = {USERS: users.degrees, ITEMS: items.degrees}
-        settings = self._config.side_information
-        if settings is not None and self._features is not None:
-            unobserved = unobserved_degree(users, self._problem)
-            self._side_information[ITEMS] = SideInformation(
-                self._features, items.degrees, self._problem.regularization, unobserved, settings.reg_param
-            )
+        self._told = side_information(self._config, self._features, users, items, self._problem)
 
     def _overlay(self, blocks: SideBlocks, known: DataFrame) -> None:
         """Let trained rows that are known begin there."""

@@ -29,6 +29,7 @@ from recsys_spark.train.route_messages import (
     pick_rows,
     received_by_blocks,
 )
+from recsys_spark.train.routed_features import Told
 from recsys_spark.train.shares import Shares
 from recsys_spark.train.vector_blocks import matrix_of
 
@@ -58,12 +59,15 @@ class RouteSettings:
         Of the fixed side, where the loss has such a term.
     hot : HotTask or None
         Hot rows of the side that is solved, where there are some.
+    told : Told or None
+        What the features say of the side that is solved, where it is drawn towards that.
     """
 
     problem: RowProblem
     constant: float
     all_pairs: AllPairs | None = None
     hot: HotTask | None = None
+    told: Told | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,8 @@ def _solve(
     columns, fixed, (received_bytes, link_bytes) = _gather(received.messages, settings)
     start = pick_rows(own, cold.row_index, fixed.width) if needs_start(settings.problem) else None
     del own
-    solution = solve_rows(_with_places(cold, columns), fixed, settings.problem, start)
+    expected = None if settings.told is None else settings.told.expected(cold.row_index)
+    solution = solve_rows(_with_places(cold, columns), fixed, settings.problem, start, None, expected)
     sums = None
     if settings.hot is not None:
         sums = add_up_pieces(_with_places(pieces, columns), fixed, settings.problem.loss, settings.hot).tobytes()

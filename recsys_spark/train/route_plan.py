@@ -140,7 +140,9 @@ def _side(config: TrainConfig, plan: TrainingPlan, side: SideCost, sent: _Messag
     gathered = sent.received + vectors
     prepared = vectors + design + 2 * design * all_pairs
     solved = 24 * side.largest_vectors_bytes // 4
-    solving = design + sent.start + side.working_bytes + solved
+    # What a block's rows are drawn towards, in double and in single precision, and made from terms as many.
+    expected = 0 if config.side_information is None else 4 * side.largest_vectors_bytes
+    solving = design + sent.start + side.working_bytes + solved + expected
     return replace(
         side,
         broadcast_bytes=(2 * plan.width**2 + 2 * plan.width) * 8 * all_pairs + 1_000,

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ConfigError, RowError
-from recsys_spark.features import read_item_features
+from recsys_spark.features import training_features
 from recsys_spark.rating_blocks import ITEMS, USERS
 from recsys_spark.runs.run_directory import StageContext, code_fingerprint
 from recsys_spark.storage import join
@@ -67,7 +67,7 @@ def run(context: StageContext) -> dict[str, Any]:
             n_items=sizes["n_items"],
             progress=context.progress,
             continuation=_continuation(context),
-            features=read_item_features(context) if config.uses_features else None,
+            features=training_features(context, config),
         )
     except RowError as error:
         raise _with_id(context, error) from error

@@ -95,7 +95,7 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
         ),
         ({"train": {"model": "feature_regression", "biases": False}}, "feature_regression has biases"),
         ({"train": {"model": "feature_regression", "warm_start": True}}, "warm_start is for model: factors"),
-        ({"train": {"side_information": {}, "exchange": "route"}}, "side_information cannot be combined with"),
+        ({"train": {"side_information": {}, "nonnegative": True}}, "side_information cannot be combined with"),
         ({"item_features": {"path": "x", "features": {}}}, "name at least one column"),
         ({"item_features": {"path": "x", "features": {"item_id": {"kind": "text"}}}}, "it cannot be a feature"),
         ({"item_features": {"path": "x", "features": {"a": {"kind": "texts"}}}}, "features.a.kind: Input should be"),

@@ -52,6 +52,12 @@ def test_values_of_few_items_have_no_column_and_are_counted() -> None:
     assert made.features[2].left_out(statistics(counts={"1": 4}, n_values=1, n_uses=4)) == (0, 0)
 
 
+def test_columns_without_a_difference_say_nothing() -> None:
+    assert all(feature.says_something for feature in encoder().features)
+    found = {"price": statistics(mean=3.0), "kind": statistics(counts={"a": 1}), "words": statistics()}
+    assert not any(feature.says_something for feature in fit_encoder(COLUMNS, found).features)
+
+
 def test_of_too_many_values_the_most_frequent_have_columns_and_the_file_names_no_others() -> None:
     columns = {"kind": FeatureColumn(kind="categorical", min_items=2, max_values=2)}
     counts = {"z": 3, "y": 3, "x": 5, "w": 2, "v": 1}

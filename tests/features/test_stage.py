@@ -64,13 +64,14 @@ def test_a_dirty_table_is_encoded_as_by_scikit_learn_and_every_cell_accounted_fo
 ) -> None:
     monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
     lines = [";".join([item, *cells]) for item, cells in ITEMS.items()]
-    # A second row of an item, whose cells come after or are blank, and rows of no item.
-    context = make_run(make_context, tmp_path, "r1", [*lines, "a;1991;;Zebras", ";1;2;3", " ;;;"])
+    # A second row of an item, whose cells come after or are blank, and rows of no item: the last has a stray quote.
+    odd = ["a;1991;;Zebras", ";1;2;3", " ;;;", '"x;1;War;war', 'y";2;War;war']
+    context = make_run(make_context, tmp_path, "r1", [*lines, *odd])
     with caplog.at_level("WARNING"):
         record = stage.run(context)
     done(context, "features", record)
     assert {name: record[name] for name in ("n_items", "n_rows", "n_rows_without_item", "n_items_of_several_rows")} == {
-        "n_items": 6, "n_rows": 9, "n_rows_without_item": 2, "n_items_of_several_rows": 1,
+        "n_items": 6, "n_rows": 10, "n_rows_without_item": 3, "n_items_of_several_rows": 1,
     }  # fmt: skip
     assert [record[f"n_{name}"] for name in ("new_items", "without_features", "new_without_features")] == [2, 1, 1]
     assert sorted(tuple(row) for row in context.read(NEW_ITEMS).collect()) == [("new", 5), ("void", 6)]
@@ -79,7 +80,7 @@ def test_a_dirty_table_is_encoded_as_by_scikit_learn_and_every_cell_accounted_fo
     assert (told["genres"]["n_unknown_values"], told["genres"]["n_uses_of_unknown_values"]) == (2, 2), told["genres"]
     assert (told["words"]["n_missing"], told["words"]["drift"]) == (2, None)
     for text in (
-        "2 rows without an item",
+        "3 rows without an item in one line",
         "1 items stand in several rows",
         "says nothing of 1 rated items",
         "no value that could be encoded for 1 items that nobody has rated: they are not listed as new",
@@ -167,7 +168,10 @@ def test_lists_and_numbers_keep_their_types(make_context: MakeContext, tmp_path:
     assert encoder["features"][0]["statistics"]["mean"] == 1495.25
 
 
-def test_absent_columns_and_tables_without_a_value_are_named(make_context: MakeContext, tmp_path: Path) -> None:
+def test_absent_columns_and_tables_without_a_value_are_named(
+    make_context: MakeContext, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
     context = make_run(make_context, tmp_path, "r1", ["a;1;x;"], features={"colour": {"kind": "text"}})
     with pytest.raises(ConfigError, match=r"item_features.features.colour\n  got: 'colour'"):
         stage.run(context)
@@ -191,6 +195,13 @@ def test_absent_columns_and_tables_without_a_value_are_named(make_context: MakeC
         ContractError, match=r"has no items\n(.|\n)*1 rows, none with an item(.|\n)*one object on each line"
     ):
         stage.run(context)
+    # Neither a single value, nor one number for all, nor no cell says anything.
+    silent = {"genres": {"kind": "categorical"}, "year": {"kind": "numeric"}, "words": {"kind": "text"}}
+    context = make_run(make_context, tmp_path, "r6", ["a;1;x;", "b;1;y;?"], features=silent)
+    with caplog.at_level("WARNING"), pytest.raises(ContractError, match=r"numbers that are all equal say nothing"):
+        stage.run(context)
+    for name, what in (("genres", "a value of min_items items"), ("year", "two different numbers"), ("words", "words")):
+        assert f"item_features.{name}: 2 items and not {what}: the column says nothing of any" in caplog.text
     context = make_run(make_context, tmp_path, "r2", ["a;1;x;"], features={"genres": {"kind": "categorical"}})
     with pytest.raises(ContractError, match=r"no feature has a value that could be encoded(.|\n)*min_items"):
         stage.run(context)

@@ -72,6 +72,9 @@ def test_a_regression_is_trained_measured_listed_and_explained(
             own = weights[user]
             expected = own["intercept"] + np.dot(own["weights"], items[entry["item_id"]])
             assert entry["score"] == pytest.approx(expected, abs=1e-5)
+    report = (run / "report.html").read_text()
+    assert "What is known of the items" in report
+    assert "by features" in report, "the page explains a list by features too"
     record = json.loads((run / "stages" / "evaluate.json").read_text())
     rmse = [row for row in record["metrics"] if row["metric"] == "rmse"]
     assert (

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from recsys_spark.kernels.csr_block import CsrBlock
+from recsys_spark.kernels.neighbour_average import sparse_rows
 from recsys_spark.kernels.objective import Regularization
 
 SOLVERS = ("auto", "cholesky", "dual", "cg")
@@ -21,6 +22,12 @@ def block_of_degrees(degrees, n_fixed, rng, first_row=5, row_step=3):
         column_index=np.concatenate([*columns, []]).astype(np.int32),
         values=(rng.integers(1, 11, size=nnz) / 2).astype(np.float32),
     )
+
+
+def sparse(dense):
+    """The rows of a dense matrix, without its zeros."""
+    rows, columns = np.nonzero(dense)
+    return sparse_rows(rows, columns, dense[rows, columns].astype(np.float32), len(dense))
 
 
 def rows_of(block, first, last):

@@ -14,13 +14,8 @@ from recsys_spark.errors import ShapeError
 from recsys_spark.kernels import blended_neighbours
 from recsys_spark.kernels.blended_neighbours import BlendedRows, blended_rows, neighbours_by_blend, sparse_products
 from recsys_spark.kernels.feature_encoding import dense_rows
-from recsys_spark.kernels.neighbour_average import SparseRows, sparse_rows
 from recsys_spark.kernels.similarity import similarity_vectors
-
-
-def sparse(dense: np.ndarray) -> SparseRows:
-    rows, columns = np.nonzero(dense)
-    return sparse_rows(rows, columns, dense[rows, columns].astype(np.float32), len(dense))
+from tests.kernels.problems import sparse
 
 
 def random_features(rng: np.random.Generator, n_rows: int, n_columns: int) -> np.ndarray:
@@ -90,12 +85,12 @@ def test_neighbours_are_those_of_all_pairs(
 
 def test_frequent_columns_are_dense_and_rare_ones_are_not() -> None:
     features = np.eye(256, dtype=np.float32)
-    features[:2, 40] = 1
+    features[:2, 40] = features[0, 50] = 1
     rows = blended_rows(np.zeros((256, 2), np.float32), sparse(features), 256, 0.25)
-    # Three of 256 rows have column 40, which is more than one in 128; the others have a row each.
+    # Three of 256 rows have column 40, which is more than one in 128; two have column 50, and the others one each.
     assert rows.vectors.shape == (256, 3)
     assert_array_equal(np.flatnonzero(rows.vectors[:, 2]), [0, 1, 40])
-    assert len(rows.sparse.columns) == 255
+    assert len(rows.sparse.columns) == 256
     assert_allclose(all_pairs(rows), 0.25 * cosine_similarity(features), atol=1e-7)
 
 

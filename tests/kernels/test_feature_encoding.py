@@ -33,6 +33,14 @@ def test_a_constant_has_no_deviation_though_its_mean_is_rounded(value: float, n:
     assert mean_and_deviation(np.full(n, value)) == (value, 0.0)
 
 
+def test_what_rounding_may_have_made_is_no_deviation() -> None:
+    values = np.array([0.1, np.nextafter(0.1, 1.0)] * 8)
+    mean, deviation = mean_and_deviation(values)
+    assert mean == pytest.approx(0.1)
+    assert deviation == 0.0
+    assert mean_and_deviation(values + [0.0, 1e-12] * 8)[1] == pytest.approx(5e-13, rel=1e-3)
+
+
 @given(st.lists(FINITE | st.just(math.nan), min_size=2, max_size=20))
 def test_standardised_values_are_those_of_standard_scaler(cells: list[float]) -> None:
     values = np.array(cells, np.float64)

@@ -51,12 +51,18 @@ def with_bias_column(x, reg_param, bias_reg_param):
     return np.concatenate([x, np.full((len(x), 1), np.sqrt(reg_param / bias_reg_param))], axis=1)
 
 
-def test_the_population_is_the_ridge_of_all_ratings():
+# Whatever users are solved by, and however far: the population has one solution.
+@pytest.mark.parametrize(
+    "steps", [{}, {"solver": "cg", "cg_steps": 1}, {"solver": "gradient", "gradient_steps": 1}], ids=str
+)
+@pytest.mark.parametrize("constant", [0.0, 0.7])
+def test_the_population_is_the_ridge_of_all_ratings(steps, constant):
     rng = np.random.default_rng(1)
     x, (_, items, values, weights) = features(rng), ratings(rng, SQUARED)
-    found = population_model(x, *sums(items, values, weights), 0.0, problem(), 3.0)
+    found = population_model(x, *sums(items, values, weights), constant, problem(**steps), 3.0)
     design = with_bias_column(x[items], 1.0, 1.0)
-    expected = Ridge(alpha=3.0, fit_intercept=False, tol=1e-12).fit(design, values, sample_weight=weights).coef_
+    model = Ridge(alpha=3.0, fit_intercept=False, tol=1e-12)
+    expected = model.fit(design, values - constant, sample_weight=weights).coef_
     np.testing.assert_allclose([*found.weights, found.bias], expected, atol=1e-5)
     assert found.penalty == pytest.approx(3.0 * (expected**2).sum(), rel=1e-5)
 
@@ -68,6 +74,17 @@ def test_the_population_is_the_logistic_regression_of_all_labels():
     model = LogisticRegression(C=1 / 3.0, fit_intercept=False, tol=1e-12, max_iter=10_000)
     expected = model.fit(with_bias_column(x[items], 1.0, 1.0), labels, sample_weight=weights).coef_[0]
     np.testing.assert_allclose([*found.weights, found.bias], expected, atol=1e-5)
+
+
+def test_the_logistic_population_goes_on_from_the_constant():
+    rng = np.random.default_rng(2)
+    x, (_, items, labels, weights) = features(rng), ratings(rng, LOGISTIC)
+    found = population_model(x, *sums(items, labels, weights), 0.7, problem(LOGISTIC), 3.0)
+    own = np.array([*found.weights, found.bias])
+    design = with_bias_column(x[items], 1.0, 1.0).astype(np.float64)
+    probabilities = 1 / (1 + np.exp(-(0.7 + design @ own)))
+    # scikit-learn has no part of the score that is given: the slopes of the cost are nothing where it is least.
+    np.testing.assert_allclose(design.T @ (weights * (probabilities - labels)) + 3.0 * own, 0, atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["auto", "dual", "cholesky", "cg"])

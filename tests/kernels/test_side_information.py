@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from recsys_spark.errors import ShapeError
+from recsys_spark.errors import NumericalError, ShapeError
 from recsys_spark.kernels import side_information
 from recsys_spark.kernels.csr_block import build_csr_block
 from recsys_spark.kernels.fixed_side import all_pairs, in_basis, make_fixed_side, with_offsets
-from recsys_spark.kernels.gramian import side_gramian
+from recsys_spark.kernels.gramian import column_exponents, side_gramian
 from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization, row_penalties
 from recsys_spark.kernels.side_information import SideInformation
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
 from recsys_spark.train import prepare_fixed
-from tests.kernels.problems import block_of_degrees, random_vectors
+from tests.kernels.problems import block_of_degrees, random_vectors, sparse
 
 REGULARIZATION = Regularization(0.7, 0.3, 0.5, biases=True)
 WIDTH, N_FIXED, N_FEATURES = 4, 30, 3
@@ -78,13 +78,14 @@ def test_who_has_one_rating_is_near_what_is_expected() -> None:
 
 
 def test_the_map_is_scikit_learns_weighted_ridge_and_its_penalty_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_information, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(side_information, "_DENSE_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(side_information, "_FLOATS_AT_ONCE", 50)
     rng = np.random.default_rng(3)
     n = 20
     features, vectors = rng.normal(size=(n, N_FEATURES)).astype(np.float32), random_vectors(n, WIDTH, rng)
     degrees = rng.integers(0, 9, n).astype(np.int32)
     degrees[4], vectors[degrees == 0] = 0, 5.0
-    side = SideInformation(features, degrees, REGULARIZATION, 2.0, 1.5)
+    side = SideInformation(sparse(features), N_FEATURES, degrees, REGULARIZATION, 2.0, 1.5)
     scale = np.where(degrees > 0, (degrees + 2.0) ** 0.5, 0.0)
     design = np.hstack([features, np.ones((n, 1))])
     oracle = Ridge(alpha=1.5, fit_intercept=False).fit(design, vectors, sample_weight=scale)
@@ -99,6 +100,41 @@ def test_the_map_is_scikit_learns_weighted_ridge_and_its_penalty_the_least(monke
     assert least == pytest.approx(penalty(oracle.coef_.T), rel=1e-6)
     assert least < penalty(oracle.coef_.T + 0.01)
     assert least < penalty(np.zeros_like(oracle.coef_.T)), "features tell something"
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), at_once=st.sampled_from([1, 30, 1 << 20]), n_parts=st.integers(1, 5))
+def test_what_is_said_and_its_sums_are_the_same_however_rows_are_spread(seed: int, at_once: int, n_parts: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, n_features = int(rng.integers(1, 30)), int(rng.integers(0, 6))
+    features = (rng.normal(size=(n, n_features)) * (rng.random((n, n_features)) < 0.5)).astype(np.float32)
+    degrees, vectors = rng.integers(0, 4, n).astype(np.int32), random_vectors(n, WIDTH, rng) * np.float32(1e3)
+    side = SideInformation(sparse(features), n_features, degrees, REGULARIZATION, 0.5, 1.5)
+    exponents = column_exponents(vectors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(side_information, "_FLOATS_AT_ONCE", at_once)
+        whole = side.rows.moment(vectors, exponents)
+        matrix = side.matrix(whole, exponents)
+    # What it is: in double precision, from dense rows. A number is cut 20 bits below its column's largest.
+    design = np.hstack([features, np.ones((n, 1))]) * np.where(degrees > 0, (degrees + 0.5) ** 0.5, 0)[:, None]
+    largest = np.abs(design).max(axis=0)[:, None] * np.abs(vectors).max(axis=0)
+    found = whole.value(side.rows.exponents, exponents)
+    np.testing.assert_array_less(np.abs(found - design.T @ vectors.astype(float)), largest * n * 2.0**-18 + 1e-300)
+    parts = np.array_split(rng.permutation(n), n_parts)
+    moments = [side.rows.take(part).moment(vectors[part], exponents) for part in parts]
+    total = sum(moments[1:], start=moments[0])
+    np.testing.assert_array_equal(total.value(side.rows.exponents, exponents), found)
+    said, penalties = side.rows.said(matrix), side.rows.penalty(vectors, matrix, REGULARIZATION)
+    for part in parts:
+        own = side.rows.take(part)
+        np.testing.assert_array_equal(own.said(matrix), said[part])
+        np.testing.assert_array_equal(own.penalty(vectors[part], matrix, REGULARIZATION), penalties[part])
+
+
+def test_vectors_that_are_not_finite_are_named() -> None:
+    side = SideInformation(sparse(np.eye(2)), 2, np.ones(2, np.int32), REGULARIZATION, 0.0, 1.0)
+    with pytest.raises(NumericalError, match="must be finite to be regressed"):
+        side.expected(np.full((2, WIDTH), np.inf, np.float32))
 
 
 class Reference:
@@ -179,7 +215,7 @@ def test_the_objective_never_rises_and_the_map_is_numpys_least_squares(
         vectors[name][np.unique(own)] = random_vectors(len(np.unique(own)), width, rng)
     degrees = np.bincount(items, minlength=n_items).astype(np.int32)
     unobserved = loss.all_pairs_weight * len(np.unique(users))
-    side = SideInformation(features, degrees, regularization, unobserved, map_penalty)
+    side = SideInformation(sparse(features), features.shape[1], degrees, regularization, unobserved, map_penalty)
 
     def check_map() -> None:
         said = reference.features @ reference.best_map(vectors["items"], map_penalty)
@@ -205,7 +241,7 @@ def test_the_objective_never_rises_and_the_map_is_numpys_least_squares(
 
 def test_shapes_have_to_fit() -> None:
     with pytest.raises(ShapeError, match="3 rows need as many features"):
-        SideInformation(np.zeros((2, 1), np.float32), np.ones(3, np.int32), REGULARIZATION, 0.0, 1.0)
+        SideInformation(sparse(np.zeros((2, 1))), 1, np.ones(3, np.int32), REGULARIZATION, 0.0, 1.0)
     rng = np.random.default_rng(0)
     block, fixed = block_of_degrees([1], 9, rng), make_fixed_side(random_vectors(9, WIDTH, rng), 3.0, biases=True)
     with pytest.raises(ShapeError, match=r"expected must have shape \(1, 4\), got \(2, 4\)"):

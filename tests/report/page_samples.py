@@ -54,6 +54,18 @@ def history(n: int) -> list[dict[str, Any]]:
     return steps
 
 
+def feature(name: str, kind: str, drift: float | None, **changes: Any) -> dict[str, Any]:
+    """Return what a run's record says of a feature."""
+    counts = {
+        "width": 40,
+        "n_missing": 560,
+        "n_unreadable": 0,
+        "n_unknown_values": 789,
+        "n_uses_of_unknown_values": 900,
+    }
+    return {"name": name, "kind": kind, **counts, "drift": drift, "has_drifted": (drift or 0) > 0.25, **changes}
+
+
 def page_data(hostile: str = "book 17", **changes: Any) -> dict[str, Any]:
     """Return the data of a page; ``hostile`` stands wherever a text comes from the ratings."""
     content = {"name": "shop", "input": {"path": "s3a://key:secret@bucket/log.csv"}, "output": {"path": "out"}}
@@ -74,6 +86,11 @@ def page_data(hostile: str = "book 17", **changes: Any) -> dict[str, Any]:
         "inputs": [{"path": f"/log/{hostile}.csv", "size": 12_000_000}],
     }
     records["index"] |= {"n_users": 53_000, "n_items": 10_000, "n_ratings": 1_000_000}
+    records["features"] = {
+        "started": "2026-01-05T03:00:15+00:00", "seconds": 2.0, "n_items": 10_400, "n_new_items": 400,
+        "n_without_features": 37, "n_new_without_features": 3, "n_rows_without_item": 2, "n_items_of_several_rows": 5,
+        "features": [feature(hostile, "multi_valued", 0.31), feature("year", "numeric", 0.1, n_unreadable=1_234)],
+    }  # fmt: skip
     records["train"] |= {
         "label": "squared, rank 32",
         "history": history(8),
@@ -113,6 +130,8 @@ def page_data(hostile: str = "book 17", **changes: Any) -> dict[str, Any]:
         "similar": [{"name": hostile, "model": "cosine", "neighbours": [{"name": hostile, "similarity": 0.9}] * 5}] * 3,
         "why": [{"user_id": hostile, "item": hostile, "score": 4.2, "log_odds": None,
                  "parts": {"mean": 3.5, "item": 0.3},
-                 "history": [{"name": hostile, "rating": 5.0, "adds": 0.4}], "others": 0.0, "n_others": 7}] * 2,
+                 "history": [{"name": hostile, "rating": 5.0, "adds": 0.4}], "others": 0.0, "n_others": 7,
+                 "features": [{"name": f"genre={hostile}", "adds": 0.7}], "other_features": 0.1, "n_other_features": 3,
+                 "without_features": 3.4}] * 2,
     }  # fmt: skip
     return {**data, **changes}

@@ -11,7 +11,7 @@ import pytest
 from recsys_spark.report.charts import bar_chart, interval_chart, round_ticks, short_number
 from recsys_spark.report.page import compare_page, run_page, visible
 from recsys_spark.report.page_tables import verdict_of
-from tests.report.page_samples import comparison, metric, page_data
+from tests.report.page_samples import comparison, feature, metric, page_data
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\x00\u202e{{ 7*7 }}"
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -71,6 +71,8 @@ def test_everything_that_was_asked_for_is_on_the_page(page: str) -> None:
         "Who gets the places",
         "A few users", "Similar items", "Why user book 17", "Stages", "384.0 MiB", "predicted", "reg_exponent", "4.3.0",
         "out/manifest.json", "entry 3", "0.3000 to 0.3200",
+        "What is known of the items", "1,234", "789", "31% of the values", "0.1 deviations", "10,400",
+        "gets book 17, by features", "genre=book 17", "+0.7000", "3 other features", "+3.4000",
     ):  # fmt: skip
         assert wanted in text, wanted
 
@@ -123,6 +125,25 @@ def test_a_model_that_does_not_beat_its_baselines_is_told_in_red() -> None:
     assert verdict_of(unclear).kind == "warn"
     assert verdict_of({"comparisons": [comparison("popularity", 0.1, "better")]}).kind == "good"
     assert verdict_of(None).kind == verdict_of({"comparisons": []}).kind == "warn"
+
+
+def test_what_has_drifted_is_marked_though_it_has_no_unit() -> None:
+    data = page_data()
+    features = data["records"]["features"]
+    page = run_page(data)
+    assert re.search(r'<td class="n bad">31% of the values<', page)
+    assert not re.search(r'<td class="n bad">0\.1 deviations<', page)
+    features["features"] = [feature("price", "numeric", None, has_drifted=True), feature("new", "text", None)]
+    page = run_page(data)
+    assert re.search(r'<td class="n bad">no longer constant<', page)
+    del data["records"]["features"]
+    assert "What is known of the items" not in run_page(data)
+
+
+def test_factors_are_not_explained_by_features() -> None:
+    data = page_data()
+    data["why"] = [{**one, "features": [], "n_other_features": 0, "without_features": None} for one in data["why"]]
+    assert ", by features" not in run_page(data)
 
 
 def test_a_run_that_has_hardly_begun_has_a_page() -> None:

@@ -65,7 +65,9 @@ def test_the_objective_is_that_of_the_dense_reference(spark: SparkSession) -> No
 
 
 @pytest.mark.parametrize("loss", ["ials", "logistic"])
-def test_the_objective_never_rises_and_results_do_not_depend_on_blocks(spark: SparkSession, loss: str) -> None:
+def test_the_objective_never_rises_and_results_do_not_depend_on_blocks_and_exchange(
+    spark: SparkSession, tmp_path: Path, loss: str
+) -> None:
     triples = observations()
     settings = {**LOSSES[loss], "solver": "cg", "cg_steps": 2}
     model = fit(spark, frame(spark, triples), **settings)
@@ -73,8 +75,15 @@ def test_the_objective_never_rises_and_results_do_not_depend_on_blocks(spark: Sp
     assert len(objectives) == 8
     assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(objectives))
     again = fit(spark, frame(spark, triples[::-1], 1), n_blocks=5, **settings)
-    np.testing.assert_array_equal(again.item_vectors, model.item_vectors)
-    np.testing.assert_array_equal(again.user_vectors, model.user_vectors)
+    place = Continuation(storage=LocalStorage(), folder=str(tmp_path / "routed"))
+    routed = fit(spark, frame(spark, triples), place, n_blocks=3, exchange="route", **settings)
+    assert not routed.item_vectors.size, "nothing comes to the driver"
+    for other in (again, routed.collected()):
+        np.testing.assert_array_equal(other.item_vectors, model.item_vectors)
+        np.testing.assert_array_equal(other.user_vectors, model.user_vectors)
+        assert [replace(step, seconds=0) for step in other.history] == [
+            replace(step, seconds=0) for step in model.history
+        ]
 
 
 def test_a_resumed_training_is_the_undisturbed_one_and_other_features_begin_anew(
@@ -82,8 +91,12 @@ def test_a_resumed_training_is_the_undisturbed_one_and_other_features_begin_anew
 ) -> None:
     ratings = frame(spark, observations())
     whole = fit(spark, ratings)
-    on_the_way = Continuation(Checkpoints(LocalStorage(), str(tmp_path / "checkpoints"), 1))
-    fit(spark, ratings, on_the_way, iterations=3)
+    on_the_way = Continuation(
+        Checkpoints(LocalStorage(), str(tmp_path / "checkpoints"), 1),
+        storage=LocalStorage(),
+        folder=str(tmp_path / "routed"),
+    )
+    fit(spark, ratings, on_the_way, iterations=3, exchange="route")
     resumed = fit(spark, ratings, replace(on_the_way, must_resume=True))
     np.testing.assert_array_equal(resumed.item_vectors, whole.item_vectors)
     assert [step.objective for step in resumed.history] == [step.objective for step in whole.history]
