@@ -77,7 +77,9 @@ def _age(run: Run, entries: list[Publication], storage: Storage, now: datetime) 
     shown = [k for k, entry in enumerate(entries) if entry.run(run.root) == run]
     if not shown:
         return _unpublished_age(run, storage, now)
-    return now - datetime.fromisoformat(entries[shown[-1] + 1].published_at)
+    # The next entry took them, and came after all before it, whatever the clock of its machine said.
+    times = [datetime.fromisoformat(entry.published_at) for entry in entries[: shown[-1] + 2]]
+    return now - max(times)
 
 
 def _unpublished_age(run: Run, storage: Storage, now: datetime) -> timedelta:

@@ -12,6 +12,8 @@ from recsys_spark.storage.base import HIDDEN, FileStatus, join, not_writable
 
 # What Hadoop says of storages that have no capacity.
 _NO_LIMIT = 1 << 62
+# Schemes of file systems that move a file over another in one step.
+_MOVE_OVER = ("hdfs", "webhdfs", "swebhdfs")
 
 
 class HadoopStorage:
@@ -19,6 +21,7 @@ class HadoopStorage:
 
     def __init__(self, spark: SparkSession) -> None:
         self._jvm: Any = spark._jvm
+        self._gateway: Any = spark.sparkContext._gateway
         self._conf: Any = spark._jsc.hadoopConfiguration()
 
     def __repr__(self) -> str:
@@ -72,9 +75,17 @@ class HadoopStorage:
             stream.close()
 
     def replace_bytes(self, path: str, content: bytes) -> None:
-        """Write a file under another name and move it into place."""
+        """Write a file under another name and move it into place: on HDFS over what was there.
+
+        Elsewhere, as on object stores, what was there is deleted first, and the file is away for a moment.
+        """
         system, place = self._open(path)
         temporary = self._write_temporary(path, content)
+        if system.getScheme() in _MOVE_OVER:
+            options = self._gateway.new_array(self._jvm.org.apache.hadoop.fs.Options.Rename, 1)
+            options[0] = self._jvm.org.apache.hadoop.fs.Options.Rename.OVERWRITE
+            system.rename(temporary, place, options)
+            return
         system.delete(place, False)
         if not system.rename(temporary, place):
             raise RecsysError("a file could not be moved into place", where=path, remedy="run the command again")

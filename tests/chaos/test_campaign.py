@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +94,7 @@ def test_a_storage_that_breaks_its_promises_is_found_out(
     assert any(expected in failure for failure in found if failure)
 
 
-def test_each_kind_of_fault_does_what_it_says(tmp_path: Path) -> None:
+def test_each_kind_of_fault_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "a.json")
 
     def faulty(kind: str, number: int) -> FaultyStorage:
@@ -118,9 +120,21 @@ def test_each_kind_of_fault_does_what_it_says(tmp_path: Path) -> None:
             full.write_text(str(tmp_path / name), "0123")
         (tmp_path / f".{name}-half").unlink()
     full.remove(str(tmp_path / "b.json"))
+    gone = faulty("goes away", 2)
+    assert gone.exists(path)
+    for _ in range(2):
+        with pytest.raises(InjectedError):
+            gone.exists(path)
     assert faulty("lists twice", 1).list_names(str(tmp_path)) == [".a.json-half", "a.json"] * 2
     assert faulty("is overtaken", 1).list_names(str(tmp_path)) == [".a.json-half", "a.json", "other"]
     assert faulty("lists twice", 1).read_text(path) == "more", "only what can list"
+    killed: list[tuple[int, signal.Signals]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda process, number: killed.append((process, number)))
+        with pytest.raises(InjectedError):
+            faulty("is killed", 1).write_text(str(tmp_path / "d.json"), "0123")
+    assert killed == [(os.getpid(), signal.SIGKILL)]
+    assert (tmp_path / ".d.json-half").read_text() == "01"
 
 
 def test_the_command_tells_what_was_not_survived(

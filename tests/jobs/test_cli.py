@@ -161,11 +161,12 @@ def test_a_run_that_is_cut_off_says_how_to_go_on(
     monkeypatch.setattr(cli, "storage_for", lambda path, spark: LocalStorage())
     monkeypatch.setattr(cli, "run_stages", cut_off)
     config = write_config()
-    assert main(["ingest", "--config", config, "--set", "train.rank=3", "--force"]) in (130, 1)
+    options = ["--set", "train.rank=3", "--refresh", "affected", "--force"]
+    assert main(["ingest", "--config", config, *options]) in (130, 1)
     last = capsys.readouterr().err.splitlines()[-1]
     # The run was given a name, and the command that goes on has it.
     run_id = begun[0].run.run_id
-    command = f"recsys-spark ingest --config {config} --set train.rank=3 --run-id {run_id} --force"
+    command = f"recsys-spark ingest --config {config} --set train.rank=3 --run-id {run_id} --refresh affected --force"
     assert last.startswith("  remedy: ")
     assert last.endswith(f"go on with: {command}")
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 
 from recsys_spark.publish.retention import plan_removals, remove_all
 from recsys_spark.publish.verification import verify
+from recsys_spark.runs import publication_log
 from recsys_spark.runs.publication_log import current_publication, pin_run, roll_back
 from recsys_spark.runs.run_directory import Run, find_runs
 from recsys_spark.storage import LocalStorage
@@ -54,6 +55,21 @@ def test_a_run_that_readers_have_just_left_stays(tmp_path: Path) -> None:
         published_run(tmp_path, run_id)
     assert removed(tmp_path, keep=1, now=datetime.now(UTC)) == []
     assert removed(tmp_path, keep=1, now=datetime.now(UTC) - 30 * DAYS) == [], "a clock that went back removes nothing"
+    assert removed(tmp_path, keep=1) == ["a"]
+
+
+def test_a_run_that_was_left_while_a_clock_was_behind_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) - 400 * DAYS
+
+    published_run(tmp_path, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(publication_log, "datetime", Behind)
+        published_run(tmp_path, "b")
+    assert current_publication(str(tmp_path), STORAGE).run_id == "b", "numbers decide, not clocks"
+    assert removed(tmp_path, keep=1, now=datetime.now(UTC)) == []
     assert removed(tmp_path, keep=1) == ["a"]
 
 
