@@ -137,8 +137,15 @@ def run_campaign(
             if number % step and operation != "create_if_absent":
                 continue
             for kind in _kinds_on(storage):
-                if Fault(kind, number).concerns(operation):
-                    yield _inject(act, kind, operation, number, storage, root)
+                if not Fault(kind, number).concerns(operation):
+                    continue
+                for again in _operations_of_the_next_attempt(kind, len(counting.operations), step):
+                    yield _inject(act, kind, operation, number, again, storage, root)
+
+
+def _operations_of_the_next_attempt(kind: Kind, n: int, step: int) -> Sequence[int | None]:
+    """Return the numbers of those that fail too, one at a time, of about n that there are; None: none fails."""
+    return range(1, n + 1, max(1, -(-n // 4), step)) if kind == "fails twice" else [None]
 
 
 def _kinds_on(storage: Storage) -> tuple[Kind, ...]:
@@ -147,7 +154,9 @@ def _kinds_on(storage: Storage) -> tuple[Kind, ...]:
     return KINDS if can_fork else tuple(kind for kind in KINDS if kind != "is killed")
 
 
-def _inject(act: Act, kind: Kind, operation: str, number: int, storage: Storage, root: str) -> Outcome:
+def _inject(
+    act: Act, kind: Kind, operation: str, number: int, again: int | None, storage: Storage, root: str
+) -> Outcome:
     place = join(root, f"{kind.replace(' ', '-')}-{number}")
     set_up(act, place, storage)
 
@@ -155,7 +164,11 @@ def _inject(act: Act, kind: Kind, operation: str, number: int, storage: Storage,
         run_small_night(place, "z", storage)
 
     faulty = with_fault(storage, Fault(kind, number), overtake)
-    attempt = partial(_in_a_process_that_is_killed if kind == "is killed" else _in_vain, act, place, faulty)
+    attempt: Callable[[], None] = partial(
+        _in_a_process_that_is_killed if kind == "is killed" else _in_vain, act, place, faulty
+    )
+    if again is not None:
+        attempt = partial(_twice, attempt, partial(_in_vain, act, place, with_fault(storage, Fault("fails", again))))
     # Whose work came later is what readers see then.
     others = {"z"} if kind == "is overtaken" else set()
     try:
@@ -169,6 +182,11 @@ def _inject(act: Act, kind: Kind, operation: str, number: int, storage: Storage,
 def _in_vain(act: Act, place: str, faulty: Storage) -> None:
     with suppress(InjectedError, RecsysError):
         act.do(place, faulty)
+
+
+def _twice(first: Callable[[], None], second: Callable[[], None]) -> None:
+    first()
+    second()
 
 
 def _in_a_process_that_is_killed(act: Act, place: str, faulty: Storage) -> None:

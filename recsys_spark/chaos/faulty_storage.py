@@ -19,6 +19,7 @@ Kind = Literal[
     "lists twice",
     "is overtaken",
     "is killed",
+    "fails twice",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OPERATIONS = (
@@ -56,7 +57,7 @@ class Fault:
         the same, and so does every write after it, as on a disk that is full. ``goes away``: this and every later
         operation raises and does nothing. ``lists twice``: names are listed twice, as some object stores do. ``is
         overtaken``: another process does its whole work first. ``is killed``: this process ends by kill -9, in the
-        middle of what it writes.
+        middle of what it writes. ``fails twice``: it fails, and so does an operation of the next attempt.
     number : int
         Of the operation, from 1.
     """

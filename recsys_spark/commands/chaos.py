@@ -78,4 +78,4 @@ def _print(outcomes: list[Outcome]) -> None:
     for act in ACTS:
         cells = [f"{survived[act.name, kind]} of {injected[act.name, kind]}" for kind in KINDS]
         grid.add_row(act.name, *cells)
-    Console(width=140).print(grid)
+    Console(width=170).print(grid)
