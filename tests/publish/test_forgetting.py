@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from recsys_spark.runs.publication_log import publish_run
 from recsys_spark.runs.run_directory import Run
 from recsys_spark.runs.sealed_files import files_of_table
 from recsys_spark.storage.numbered_log import NumberedLog
+from tests.conftest import ROOT
 from tests.faulty_storage import StorageFault, fails_at
 from tests.stored_runs import STORAGE
 
@@ -204,6 +207,20 @@ def test_forgetting_that_is_cut_off_is_finished_by_the_next_attempt(tmp_path: Pa
             continue
         break
     assert number > 100
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads of a process cannot be seen here")
+def test_no_thread_is_left_that_would_abort_the_process_at_its_end(root: Path) -> None:
+    code = (
+        "import os\n"
+        "from recsys_spark.publish.forgetting import forget_user\n"
+        "from recsys_spark.storage import LocalStorage\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        f"assert forget_user({str(root)!r}, LocalStorage(), {ANNA!r})\n"
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
 def test_a_file_that_cannot_be_read_is_named(root: Path) -> None:

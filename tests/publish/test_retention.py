@@ -10,7 +10,7 @@ from recsys_spark.publish.verification import verify
 from recsys_spark.runs import publication_log
 from recsys_spark.runs.publication_log import current_publication, pin_run, roll_back
 from recsys_spark.runs.run_directory import Run, find_runs
-from recsys_spark.storage import LocalStorage
+from recsys_spark.storage import LocalStorage, Storage
 from recsys_spark.storage.numbered_log import NumberedLog
 from tests.faulty_storage import StorageFault, WatchedStorage, fails_at
 from tests.stored_runs import STORAGE, make_old, published_run, write_run
@@ -120,6 +120,28 @@ def test_a_removal_that_is_cut_off_leaves_no_half_run_behind(tmp_path: Path, aft
         assert verify(str(root), STORAGE)[1] == []
         remove_all(str(root), plan_removals(str(root), STORAGE, 1, LATER, 2 * DAYS), STORAGE)
         assert left(root) == ["c"]
+
+
+def test_two_that_remove_at_once_interleaved_at_every_step(tmp_path: Path) -> None:
+    def remove(root: Path, storage: Storage = STORAGE) -> None:
+        remove_all(str(root), plan_removals(str(root), storage, 1, LATER, 2 * DAYS), storage)
+
+    for step in range(1, 100):
+        root = tmp_path / str(step)
+        for run_id in ("a", "b", "c"):
+            published_run(root, run_id)
+
+        def the_other(n: int, name: str, arguments: object, step: int = step, root: Path = root) -> None:
+            if n == step:
+                remove(root)
+
+        watched = WatchedStorage(before=the_other)
+        remove(root, watched)
+        assert left(root) == ["c"]
+        assert verify(str(root), STORAGE)[1] == []
+        if watched.n_operations < step:
+            break
+    assert step > 15
 
 
 def test_planning_changes_nothing(tmp_path: Path) -> None:
