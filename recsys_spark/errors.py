@@ -15,6 +15,7 @@ _NO_MEMORY = re.compile(
 )
 _CAUSE = re.compile(r"Caused by: [\w.$]*?(\w+(?:Exception|Error): [^\n]*)")
 _FILE_OF_MESSAGE = re.compile(r"\b(?:file:/+|\w+://)[^\s'\"]+")
+_FILE_OF_HISTORY = re.compile(r"/history/parts/[^/]+/event_date(?:=|%3D)(\d{4}-\d\d-\d\d)/")
 _END_OF_WORKER_TRACE = re.compile(r"\n\s*(?:at org\.apache|at java\.|Driver stacktrace|JVM stacktrace|\n)")
 
 
@@ -138,11 +139,16 @@ def error_from_reader(text: str) -> ContractError | None:
         return None
     file = _FILE_OF_MESSAGE.search(text, found.start())
     causes = _CAUSE.findall(text)
+    where = file.group().rstrip(".,") if file else ""
+    kept = _FILE_OF_HISTORY.search(where)
+    remedy = "compare it with its source (size, gzip -t, the columns' types), put a whole one there and run again"
+    if kept:
+        remedy = f"restore it from a copy, or ingest {kept[1]} again, with the days that brought rows of it late"
     return ContractError(
         "a file cannot be read: it is cut off, damaged, or unlike the others of its folder",
-        where=file.group().rstrip(".,") if file else "",
+        where=where,
         got=causes[-1].strip() if causes else found.group(1).strip(),
-        remedy="compare it with its source (size, gzip -t, the columns' types), put a whole one there and run again",
+        remedy=remedy,
     )
 
 
