@@ -62,14 +62,26 @@ def plan_removals(root: str, storage: Storage, keep: int, now: datetime, min_age
 
 
 def remove_all(root: str, removals: list[Removal], storage: Storage) -> None:
-    """Remove what `plan_removals` has found; a run's manifest first: half a run must not be taken for a whole one."""
+    """Remove what `plan_removals` has found; a run's manifest first: half a run must not be taken for a whole one.
+
+    A run that readers have gone back to since stays. Who takes them there looks at the manifest afterwards, and here
+    the log is looked at once more without it: of two at once, one sees the other.
+    """
     for removal in removals:
-        entries = publications(root, storage)
-        if entries and removal.path in (entries[-1].run(root).path, entries[-1].newest(root).path):
-            # Somebody has gone back to it since.
+        manifest = join(removal.path, "manifest.json")
+        if _is_in_use(root, storage, removal):
             continue
-        storage.remove(join(removal.path, "manifest.json"))
+        content = storage.read_text(manifest) if storage.exists(manifest) else None
+        storage.remove(manifest)
+        if content is not None and _is_in_use(root, storage, removal):
+            storage.write_text(manifest, content)
+            continue
         storage.remove(removal.path)
+
+
+def _is_in_use(root: str, storage: Storage, removal: Removal) -> bool:
+    entries = publications(root, storage)
+    return bool(entries) and removal.path in (entries[-1].run(root).path, entries[-1].newest(root).path)
 
 
 def _age(run: Run, entries: list[Publication], storage: Storage, now: datetime) -> timedelta:

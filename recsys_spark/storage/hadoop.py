@@ -21,7 +21,6 @@ class HadoopStorage:
 
     def __init__(self, spark: SparkSession) -> None:
         self._jvm: Any = spark._jvm
-        self._gateway: Any = spark.sparkContext._gateway
         self._conf: Any = spark._jsc.hadoopConfiguration()
 
     def __repr__(self) -> str:
@@ -81,8 +80,9 @@ class HadoopStorage:
         """
         system, place = self._open(path)
         temporary = self._write_temporary(path, content)
-        if system.getScheme() in _MOVE_OVER:
-            options = self._gateway.new_array(self._jvm.org.apache.hadoop.fs.Options.Rename, 1)
+        if system.getUri().getScheme() in _MOVE_OVER:
+            kind = self._jvm.java.lang.Class.forName("org.apache.hadoop.fs.Options$Rename")
+            options = self._jvm.java.lang.reflect.Array.newInstance(kind, 1)
             options[0] = self._jvm.org.apache.hadoop.fs.Options.Rename.OVERWRITE
             system.rename(temporary, place, options)
             return

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from threading import Semaphore, Thread
 
 import pytest
 
+from recsys_spark.errors import ConfigError
 from recsys_spark.publish.retention import plan_removals, remove_all
 from recsys_spark.publish.verification import verify
 from recsys_spark.runs import publication_log
@@ -142,6 +146,69 @@ def test_two_that_remove_at_once_interleaved_at_every_step(tmp_path: Path) -> No
         if watched.n_operations < step:
             break
     assert step > 15
+
+
+class Turns:
+    """Two that act at once: each takes a step when it is its turn, and the rest when it is told to go on."""
+
+    def __init__(self, act: Callable[[Storage], object]) -> None:
+        self._allowed, self._waiting = Semaphore(0), Semaphore(0)
+        self._is_free = False
+        self._thread = Thread(target=self._run, args=(act,))
+        self._thread.start()
+        self._waiting.acquire()
+
+    def _run(self, act: Callable[[Storage], object]) -> None:
+        with suppress(ConfigError):
+            act(WatchedStorage(before=self._wait))
+        self._is_free = True
+        self._waiting.release()
+
+    def _wait(self, n: int, name: str, arguments: object) -> None:
+        if not self._is_free:
+            self._waiting.release()
+            self._allowed.acquire()
+
+    def step(self) -> bool:
+        """Do one operation; return whether there are more."""
+        if not self._is_free:
+            self._allowed.release()
+            self._waiting.acquire()
+        return not self._is_free
+
+    def go_on(self) -> None:
+        self._is_free = True
+        self._allowed.release()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("act", [roll_back, pin_run])
+def test_who_goes_back_to_a_run_while_it_is_removed_finds_it_whole_or_is_told(
+    tmp_path: Path, act: Callable[..., object]
+) -> None:
+    """The one does some operations, then the other some, then the one the rest, and the other."""
+    kept: set[str] = set()
+    is_first_over = False
+    for first in range(1, 30):
+        for second in range(1, 30):
+            root = tmp_path / f"{first}-{second}"
+            for run_id in ("a", "b"):
+                published_run(root, run_id)
+            plan = plan_removals(str(root), STORAGE, 1, LATER, 2 * DAYS)
+            remover = Turns(lambda storage, root=root, plan=plan: remove_all(str(root), plan, storage))
+            is_first_over = not all(remover.step() for _ in range(first))
+            back = Turns(lambda storage, root=root: act(str(root), storage, Run(str(root), "a", "2026-01-05")))
+            is_second_over = not all(back.step() for _ in range(second))
+            remover.go_on()
+            back.go_on()
+            assert verify(str(root), STORAGE)[1] == []
+            kept.add(current_publication(str(root), STORAGE).run_id)
+            if is_second_over:
+                break
+        if is_first_over:
+            break
+    assert is_first_over
+    assert kept == {"a", "b"}
 
 
 def test_planning_changes_nothing(tmp_path: Path) -> None:
