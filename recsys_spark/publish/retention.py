@@ -71,12 +71,22 @@ def remove_all(root: str, removals: list[Removal], storage: Storage) -> None:
         manifest = join(removal.path, "manifest.json")
         if _is_in_use(root, storage, removal):
             continue
-        content = storage.read_text(manifest) if storage.exists(manifest) else None
+        content = _text_if_there(manifest, storage)
         storage.remove(manifest)
         if content is not None and _is_in_use(root, storage, removal):
             storage.write_text(manifest, content)
             continue
         storage.remove(removal.path)
+
+
+def _text_if_there(path: str, storage: Storage) -> str | None:
+    try:
+        return storage.read_text(path)
+    except Exception:
+        if storage.exists(path):
+            raise
+        # Half of a run, or one that another process is removing.
+        return None
 
 
 def _is_in_use(root: str, storage: Storage, removal: Removal) -> bool:

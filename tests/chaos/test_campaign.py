@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,14 +17,6 @@ from recsys_spark.cli import main
 from recsys_spark.errors import RecsysError
 from recsys_spark.storage import LocalStorage, local_path
 from tests.faulty_disk import Disk
-
-
-@pytest.fixture
-def fast_folder() -> Iterator[Path]:
-    """Return a folder in memory where there is one: thousands of small files are made durable."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
 
 
 def failures(outcomes: list[Outcome]) -> list[Outcome]:

@@ -194,10 +194,10 @@ def test_no_table_of_people_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_forgetting_that_is_cut_off_is_finished_by_the_next_attempt(tmp_path: Path, after: bool) -> None:
+def test_forgetting_that_is_cut_off_is_finished_by_the_next_attempt(fast_folder: Path, after: bool) -> None:
     number = 5
     while True:
-        root = write_everything(tmp_path / f"{number}")
+        root = write_everything(fast_folder / f"{number}")
         try:
             forget_user(str(root), fails_at(number, after=after), ANNA)
         except (StorageFault, RecsysError):

@@ -112,9 +112,9 @@ def test_files_that_no_version_names_go_unless_a_run_may_be_about_to(tmp_path: P
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_removal_that_is_cut_off_leaves_no_half_run_behind(tmp_path: Path, after: bool) -> None:
+def test_a_removal_that_is_cut_off_leaves_no_half_run_behind(fast_folder: Path, after: bool) -> None:
     for number in range(1, 13):
-        root = tmp_path / str(number)
+        root = fast_folder / str(number)
         for run_id in ("a", "b", "c"):
             published_run(root, run_id)
         plan = plan_removals(str(root), STORAGE, 1, LATER, 2 * DAYS)
@@ -126,12 +126,12 @@ def test_a_removal_that_is_cut_off_leaves_no_half_run_behind(tmp_path: Path, aft
         assert left(root) == ["c"]
 
 
-def test_two_that_remove_at_once_interleaved_at_every_step(tmp_path: Path) -> None:
+def test_two_that_remove_at_once_interleaved_at_every_step(fast_folder: Path) -> None:
     def remove(root: Path, storage: Storage = STORAGE) -> None:
         remove_all(str(root), plan_removals(str(root), storage, 1, LATER, 2 * DAYS), storage)
 
     for step in range(1, 100):
-        root = tmp_path / str(step)
+        root = fast_folder / str(step)
         for run_id in ("a", "b", "c"):
             published_run(root, run_id)
 
@@ -184,14 +184,14 @@ class Turns:
 
 @pytest.mark.parametrize("act", [roll_back, pin_run])
 def test_who_goes_back_to_a_run_while_it_is_removed_finds_it_whole_or_is_told(
-    tmp_path: Path, act: Callable[..., object]
+    fast_folder: Path, act: Callable[..., object]
 ) -> None:
     """The one does some operations, then the other some, then the one the rest, and the other."""
     kept: set[str] = set()
     is_first_over = False
     for first in range(1, 30):
         for second in range(1, 30):
-            root = tmp_path / f"{first}-{second}"
+            root = fast_folder / f"{first}-{second}"
             for run_id in ("a", "b"):
                 published_run(root, run_id)
             plan = plan_removals(str(root), STORAGE, 1, LATER, 2 * DAYS)
