@@ -224,9 +224,9 @@ def _next_version(
     merged = kept.unionByName(RATING_EVENTS.select(arrived))
     summaries = _summaries(merged)
     stored = {day: {name: before.days[day][name] for name in ("rows", "hash", "delivered")} for day in before.days}
-    changed = {day for day in affected if summaries.get(day) != stored.get(day)}
-    unread = [day for day in affected if day in stored and day not in needed and day not in changed]
-    changed = sorted(changed | _damaged_days(context, before, unread, stored))
+    differing = {day for day in affected if summaries.get(day) != stored.get(day)}
+    unread = [day for day in affected if day in stored and day not in needed and day not in differing]
+    changed = sorted(differing | _damaged_days(context, before, unread, stored))
     written = _write_days(context, merged, [day for day in changed if day in summaries], summaries)
     days = {day: content for day, content in before.days.items() if day not in changed} | written
     return HistoryVersion(before.number + 1, before.folder, dict(sorted(days.items())), changed)

@@ -37,8 +37,9 @@ def compare_runs(spark: SparkSession, storage: Storage, before: Run, after: Run)
     users = _in_both(sides, "user_id")
     entries = sides.withColumn("item_id", F.explode("item_ids")).groupBy("segment", "item_id").agg(*_n_of_sides())
     items, popularity = _in_both(_one_row_a_side(entries), "item_id"), _mean_ratings(entries, counts)
-    nobody, nothing = {"before": 0, "after": 0, "both": 0}, {"before": None, "after": None}
-    of_segment = {
+    nobody = {"before": 0, "after": 0, "both": 0}
+    nothing: dict[str, float | None] = {"before": None, "after": None}
+    of_segment: dict[str | None, dict[str, Any]] = {
         name: {
             "users": users.get(name, nobody),
             "items": items.get(name, nobody),
