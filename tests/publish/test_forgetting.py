@@ -150,6 +150,7 @@ def check_forgotten(root: Path) -> None:
     assert [versions.read(n)["rows"] for n in (1, 2)] == [7, 6]
     assert versions.read(1)["days"]["2026-01-04"]["rows"] == 6
     assert versions.read(1)["days"]["2026-01-03"]["hash"] == "1", "a day without the user stays as it is"
+    assert versions.read(1)["days"]["2026-01-04"]["hash"] != "1", "the same rows again are other rows than are left"
 
 
 def test_a_person_is_gone_and_the_others_are_not(root: Path) -> None:
@@ -180,6 +181,13 @@ def test_a_person_is_gone_and_the_others_are_not(root: Path) -> None:
     assert read_current_table(str(root)).num_rows == 3
     assert forget_user(str(root), STORAGE, ANNA) == []
     assert forget_user(str(root), STORAGE, "nobody") == []
+
+
+def test_whoever_is_forgotten_leaves_an_id_of_their_own(root: Path) -> None:
+    for user in (ANNA, "u0"):
+        forget_user(str(root), STORAGE, user)
+    index = pq.read_table(root / "indexes/user_index/parts/r1-0", partitioning=None).to_pylist()
+    assert len({row["user_id"] for row in index}) == len(USERS), "an index has every id once"
 
 
 def test_no_table_of_people_is_passed_over() -> None:
