@@ -153,7 +153,7 @@ def _run(
     log_run_id(run.run_id)
     progress.say(f"run {run.run_id} in {run.path}")
     options = {"config": config_path, "set": overrides, "run_id": run.run_id, "date": date, "start": start, "end": end}
-    with going_on_with(command_line(name, **options, force=force)):
+    with going_on_with(command_line(name, **options, refresh=refresh, force=force)):
         run_stages(context, stages(names))
     if name == "pipeline" and log_format == "text":
         print_summary(_console(), context, {stage.name: stage.tables for stage in stages()})

@@ -15,6 +15,7 @@ _NO_MEMORY = re.compile(
 )
 _CAUSE = re.compile(r"Caused by: [\w.$]*?(\w+(?:Exception|Error): [^\n]*)")
 _FILE_OF_MESSAGE = re.compile(r"\b(?:file:/+|\w+://)[^\s'\"]+")
+_FILE_OF_HISTORY = re.compile(r"/history/parts/[^/]+/event_date(?:=|%3D)(\d{4}-\d\d-\d\d)/")
 _END_OF_WORKER_TRACE = re.compile(r"\n\s*(?:at org\.apache|at java\.|Driver stacktrace|JVM stacktrace|\n)")
 
 
@@ -138,16 +139,29 @@ def error_from_reader(text: str) -> ContractError | None:
         return None
     file = _FILE_OF_MESSAGE.search(text, found.start())
     causes = _CAUSE.findall(text)
+    where = file.group().rstrip(".,") if file else ""
+    kept = _FILE_OF_HISTORY.search(where)
+    remedy = "compare it with its source (size, gzip -t, the columns' types), put a whole one there and run again"
+    if kept:
+        remedy = f"restore it from a copy, or ingest {kept[1]} again, with the days that brought rows of it late"
     return ContractError(
         "a file cannot be read: it is cut off, damaged, or unlike the others of its folder",
-        where=file.group().rstrip(".,") if file else "",
+        where=where,
         got=causes[-1].strip() if causes else found.group(1).strip(),
-        remedy="compare it with its source (size, gzip -t, the columns' types), put a whole one there and run again",
+        remedy=remedy,
     )
 
 
-def error_from_full_disk(text: str) -> RecsysError | None:
-    """Return an error that says what to do about a full disk, from the message of what failed on it, or None."""
+def error_from_full_disk(text: str, then: str) -> RecsysError | None:
+    """Return an error that says what to do about a full disk, from the message of what failed on it, or None.
+
+    Parameters
+    ----------
+    text : str
+        The message.
+    then : str
+        What to do when there is room: how the command goes on.
+    """
     found = _NO_ROOM.search(text)
     if not found:
         return None
@@ -155,14 +169,21 @@ def error_from_full_disk(text: str) -> RecsysError | None:
         "no room is left on a disk; readers keep what they have",
         got=found.group().strip(),
         remedy="make room where the runs lie (recsys-spark gc --keep K) or where Spark keeps its own files "
-        "(spark.local.dir); the same command with the same --run-id goes on from the last finished stage",
+        f"(spark.local.dir), then {then}",
     )
 
 
-def error_from_lack_of_memory(text: str) -> RecsysError | None:
+def error_from_lack_of_memory(text: str, then: str) -> RecsysError | None:
     """Return an error that says what to do where memory has run out, from the message of what failed of it, or None.
 
     A worker that is gone without a word is taken for one: the system ends what takes too much.
+
+    Parameters
+    ----------
+    text : str
+        The message.
+    then : str
+        What to do when there is more: how the command goes on.
     """
     found = _NO_MEMORY.search(text)
     if not found:
@@ -172,5 +193,5 @@ def error_from_lack_of_memory(text: str) -> RecsysError | None:
         got=found.group().strip(),
         remedy="give Spark more (spark.executor.memoryOverhead, spark.executor.pyspark.memory, spark.driver.memory), "
         "fewer tasks at once (spark.executor.cores), or smaller pieces (spark.sql.shuffle.partitions, train.n_blocks; "
-        "recsys-spark plan); the same command with the same --run-id goes on from the last finished stage",
+        f"recsys-spark plan), then {then}",
     )

@@ -20,7 +20,7 @@ import recsys_spark.train.stage as train_stage
 from recsys_spark.errors import ConfigError, comes_from
 from recsys_spark.job_labels import labelled_jobs
 from recsys_spark.redaction import redacted
-from recsys_spark.runs.lease import Lease, held
+from recsys_spark.runs.lease import Lease, held, lease_to_forget
 from recsys_spark.runs.lineage import Dataset, EventType, StageEvents, outside_inputs
 from recsys_spark.runs.publication_log import log_folder
 from recsys_spark.runs.run_directory import STAGES, Run, StageContext, start_run
@@ -72,7 +72,7 @@ def run_stages(context: StageContext, chosen: Sequence[Stage]) -> None:
         If the output cannot be written, the run has another configuration, an earlier stage is missing, or there is no
         published run for ``refresh: affected`` to build on.
     RecsysError
-        If another process is working on the run.
+        If another process is working on the run, or forgetting a person.
     """
     chosen = [stage for stage in chosen if stage.name != "features" or context.config.item_features is not None]
     context.storage.check_writable(context.run.root)
@@ -87,6 +87,7 @@ def run_stages(context: StageContext, chosen: Sequence[Stage]) -> None:
         run_to_build_on(context)
     term = timedelta(minutes=context.config.output.lease_minutes)
     with held(Lease(context.storage, context.run.path, term), term) as lease:
+        lease_to_forget(context.run.root, context.storage, term).require_free()
         start_run(context)
         context = replace(context, require_lease=lease.require)
         for stage in chosen:

@@ -62,6 +62,14 @@ def spark() -> Iterator[SparkSession]:
     session.stop()
 
 
+@pytest.fixture
+def fast_folder() -> Iterator[Path]:
+    """Return a folder in memory where there is one, for thousands of small files that are made durable."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
 def small_config(folder: Path, sections: dict[str, Any]) -> dict[str, Any]:
     """Return a small valid configuration, with the given sections laid over it."""
     content: dict[str, Any] = {

@@ -64,9 +64,11 @@ class FileSystem:
             self.folders = {p for p in self.folders if p != path and not p.startswith(f"{path}/")}
             return found
 
-    def rename(self, source: str, target: str) -> bool:
-        """As HDFS: into a folder that is there; never over a file."""
+    def rename(self, source: str, target: str, *, over: bool = False) -> bool:
+        """As HDFS: into a folder that is there; over a file only where that is asked for."""
         with self.lock:
+            if over and source in self.files:
+                self.files.pop(target, None)
             if target in self.folders:
                 target = f"{target}/{source.rpartition('/')[2]}"
             if not self.exists(source) or self.exists(target) or (target.rpartition("/")[0] or "/") not in self.folders:
@@ -162,7 +164,8 @@ class Handler(BaseHTTPRequestHandler):
     def _do(self, query: dict[str, str], path: str, body: bytes) -> tuple[int, bytes]:
         system, operation = self.system, query["op"]
         if operation == "RENAME":
-            return 200, _boolean(system.rename(path, query["destination"]))
+            over = query.get("renameoptions") == "OVERWRITE"
+            return 200, _boolean(system.rename(path, query["destination"], over=over))
         with system.lock:
             if operation == "CREATE":
                 if system.exists(path) and query.get("overwrite") != "true":

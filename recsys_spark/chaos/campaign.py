@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import cast
 
 from recsys_spark.chaos.faulty_storage import KINDS, Fault, FaultyStorage, InjectedError, Kind, with_fault
@@ -15,7 +19,7 @@ from recsys_spark.publish.retention import plan_removals, remove_all
 from recsys_spark.publish.verification import verify
 from recsys_spark.runs.lease import Lease, held
 from recsys_spark.runs.publication_log import pin_run, publications, roll_back, unpin
-from recsys_spark.storage import Storage, join
+from recsys_spark.storage import LocalStorage, Storage, join
 
 # Runs that readers left a moment ago are old then.
 _LATER = timedelta(days=1)
@@ -124,7 +128,7 @@ def run_campaign(
     """
     for act in acts:
         place = join(root, "counted")
-        _set_up(act, place, storage)
+        set_up(act, place, storage)
         counting = FaultyStorage(storage)
         act.do(place, cast(Storage, counting))
         storage.remove(place)
@@ -132,33 +136,97 @@ def run_campaign(
         for number, operation in enumerate(counting.operations, 1):
             if number % step and operation != "create_if_absent":
                 continue
-            for kind in KINDS:
-                if Fault(kind, number).concerns(operation):
-                    yield _inject(act, kind, operation, number, storage, root)
+            for kind in _kinds_on(storage):
+                if not Fault(kind, number).concerns(operation):
+                    continue
+                for again in _operations_of_the_next_attempt(kind, len(counting.operations), step):
+                    yield _inject(act, kind, operation, number, again, storage, root)
 
 
-def _inject(act: Act, kind: Kind, operation: str, number: int, storage: Storage, root: str) -> Outcome:
+def _operations_of_the_next_attempt(kind: Kind, n: int, step: int) -> Sequence[int | None]:
+    """Return the numbers of those that fail too, one at a time, of about n that there are; None: none fails."""
+    return range(1, n + 1, max(1, -(-n // 4), step)) if kind == "fails twice" else [None]
+
+
+def _kinds_on(storage: Storage) -> tuple[Kind, ...]:
+    """Return the faults that can be injected: a process that shares a JVM with this one cannot be killed for it."""
+    can_fork = isinstance(storage, LocalStorage) and hasattr(os, "fork")
+    return KINDS if can_fork else tuple(kind for kind in KINDS if kind != "is killed")
+
+
+def _inject(
+    act: Act, kind: Kind, operation: str, number: int, again: int | None, storage: Storage, root: str
+) -> Outcome:
     place = join(root, f"{kind.replace(' ', '-')}-{number}")
-    _set_up(act, place, storage)
+    set_up(act, place, storage)
 
     def overtake() -> None:
         run_small_night(place, "z", storage)
 
     faulty = with_fault(storage, Fault(kind, number), overtake)
+    attempt: Callable[[], None] = partial(
+        _in_a_process_that_is_killed if kind == "is killed" else _in_vain, act, place, faulty
+    )
+    if again is not None:
+        attempt = partial(_twice, attempt, partial(_in_vain, act, place, with_fault(storage, Fault("fails", again))))
     # Whose work came later is what readers see then.
     others = {"z"} if kind == "is overtaken" else set()
     try:
-        failure = _survives(act, place, storage, faulty, others)
+        failure = what_is_wrong(act, place, storage, attempt, others)
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
     storage.remove(place)
     return Outcome(act.name, kind, operation, number, failure)
 
 
-def _survives(act: Act, place: str, storage: Storage, faulty: Storage, others: set[str]) -> str | None:
-    """Do the act with the fault, look, do it again without, look again; return what is wrong."""
+def _in_vain(act: Act, place: str, faulty: Storage) -> None:
     with suppress(InjectedError, RecsysError):
         act.do(place, faulty)
+
+
+def _twice(first: Callable[[], None], second: Callable[[], None]) -> None:
+    first()
+    second()
+
+
+def _in_a_process_that_is_killed(act: Act, place: str, faulty: Storage) -> None:
+    with warnings.catch_warnings():
+        # That threads of this process are not in the other one: it has to do with files alone, and soon ends.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process = os.fork()
+    if process == 0:
+        try:
+            act.do(place, faulty)
+        finally:
+            os._exit(0)
+    status = os.waitpid(process, 0)[1]
+    if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+        raise AssertionError("the process that was to be killed went on")
+
+
+def what_is_wrong(
+    act: Act, place: str, storage: Storage, attempt: Callable[[], None], others: set[str] | None = None
+) -> str | None:
+    """Let an attempt at an act go wrong, look, do the act, look again, and do a further night.
+
+    Parameters
+    ----------
+    act : Act
+    place : str
+        Where it was set up.
+    storage : Storage
+        Without faults.
+    attempt : callable
+    others : set of str, optional
+        Runs of other processes, which readers may see too.
+
+    Returns
+    -------
+    str or None
+        What a reader or the log has suffered; None where nothing has.
+    """
+    others = others or set()
+    attempt()
     seen = what_readers_see(place, storage)
     if seen not in {act.before, act.after} | others:
         return f"readers see {seen} after the fault"
@@ -174,7 +242,8 @@ def _survives(act: Act, place: str, storage: Storage, faulty: Storage, others: s
     return faults[0] if faults else None
 
 
-def _set_up(act: Act, place: str, storage: Storage) -> None:
+def set_up(act: Act, place: str, storage: Storage) -> None:
+    """Do what an act comes after, in a folder that is new."""
     storage.remove(place)
     for run_id in act.nights:
         run_small_night(place, run_id, storage)

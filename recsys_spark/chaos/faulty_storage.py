@@ -1,15 +1,27 @@
-"""A storage with one fault: its n-th operation fails, before or after the work or in the middle, or finds no room."""
+"""A storage with one fault: its n-th operation fails, before, in or after its work, or never ends, or all fail then."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from recsys_spark.storage import Storage
 
-Kind = Literal["fails", "fails when done", "writes half", "finds no room", "lists twice", "is overtaken"]
-KINDS: tuple[Kind, ...] = ("fails", "fails when done", "writes half", "finds no room", "lists twice", "is overtaken")
+Kind = Literal[
+    "fails",
+    "fails when done",
+    "writes half",
+    "finds no room",
+    "goes away",
+    "lists twice",
+    "is overtaken",
+    "is killed",
+    "fails twice",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 OPERATIONS = (
     "find",
     "read_head",
@@ -42,8 +54,10 @@ class Fault:
     kind : str
         ``fails``: the operation raises and does nothing. ``fails when done``: it does its work and then raises, so
         that nobody can know. ``writes half``: a temporary file is left half written, and it raises. ``finds no room``:
-        the same, and so does every write after it, as on a disk that is full. ``lists twice``: names are listed twice,
-        as some object stores do. ``is overtaken``: another process does its whole work first.
+        the same, and so does every write after it, as on a disk that is full. ``goes away``: this and every later
+        operation raises and does nothing. ``lists twice``: names are listed twice, as some object stores do. ``is
+        overtaken``: another process does its whole work first. ``is killed``: this process ends by kill -9, in the
+        middle of what it writes. ``fails twice``: it fails, and so does an operation of the next attempt.
     number : int
         Of the operation, from 1.
     """
@@ -59,7 +73,7 @@ class Fault:
 
     def is_due(self, number: int, operation: str) -> bool:
         """Return whether it befalls the n-th operation, which is of this name."""
-        lasts = self.kind == "finds no room" and number > self.number
+        lasts = self.kind in ("finds no room", "goes away") and number > self.number
         return (lasts or number == self.number) and self.concerns(operation)
 
 
@@ -102,12 +116,14 @@ class FaultyStorage:
             return operation(*arguments)
         if fault.kind == "lists twice":
             return operation(*arguments) * 2
-        if fault.kind in ("writes half", "finds no room"):
+        if fault.kind in ("writes half", "finds no room", "is killed") and name in _WRITES:
             path, text = arguments
             folder, _, last = path.rpartition("/")
             self._inner.write_text(f"{folder}/.{last}-half", text[: len(text) // 2])
         elif fault.kind == "fails when done":
             operation(*arguments)
+        if fault.kind == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         raise InjectedError(f"operation {fault.number}, {name}, {fault.kind}: on purpose")
 
 

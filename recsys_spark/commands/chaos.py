@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -22,6 +24,9 @@ from recsys_spark.session import build_session
 from recsys_spark.storage import is_local, join, storage_for
 
 log = logging.getLogger("recsys_spark")
+
+# Every small file is made durable, hundreds of thousands of them: on a disk, that would be what takes the time.
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 (a folder with a random name is made in it)
 
 
 @click.command()
@@ -47,15 +52,17 @@ def chaos(config_path: str | None, overrides: tuple[str, ...], most: int | None)
         stack.callback(log.setLevel, log.level)
         log.setLevel(logging.ERROR)
         if config_path is None:
-            root, spark = stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys_spark_chaos_")), None
+            memory = str(_IN_MEMORY) if _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK) else None
+            folder = tempfile.TemporaryDirectory(prefix="recsys_spark_chaos_", dir=memory)
+            root, spark = stack.enter_context(folder), None
         else:
             root = load_config(config_path, overrides).output.path
             spark = None if is_local(root) else build_session("recsys-chaos")
         storage = storage_for(root, spark)
-        folder = join(root, f"_chaos-{secrets.token_hex(4)}")
-        storage.check_writable(folder)
-        stack.callback(storage.remove, folder)
-        outcomes = list(run_campaign(storage, folder, most=most))
+        place = join(root, f"_chaos-{secrets.token_hex(4)}")
+        storage.check_writable(place)
+        stack.callback(storage.remove, place)
+        outcomes = list(run_campaign(storage, place, most=most))
     _print(outcomes)
     failed = [outcome for outcome in outcomes if outcome.failure]
     click.echo(f"{len(outcomes):,} faults injected, {len(outcomes) - len(failed):,} survived")
@@ -78,4 +85,4 @@ def _print(outcomes: list[Outcome]) -> None:
     for act in ACTS:
         cells = [f"{survived[act.name, kind]} of {injected[act.name, kind]}" for kind in KINDS]
         grid.add_row(act.name, *cells)
-    Console(width=140).print(grid)
+    Console(width=170).print(grid)

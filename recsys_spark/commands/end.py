@@ -38,7 +38,7 @@ _REMEDIES = {
     4: "look at what is named above, and start a run with other settings of train",
 }
 _GO_ON = "go on with: "
-_OTHERWISE = "mend what is named above, and give the same command again"
+_AGAIN = "give the same command again"
 
 
 def command_line(name: str, **options: object) -> str:
@@ -100,7 +100,8 @@ def tell_end(error: BaseException) -> int:
         As in ``EXIT_CODES``.
     """
     notes = [note for each in with_causes(error) for note in getattr(each, "__notes__", [])]
-    go_on = [note.removeprefix(_GO_ON) for note in notes if note.startswith(_GO_ON)]
+    # What is done already is not done again where the command has begun a run.
+    then = next((note for note in reversed(notes) if note.startswith(_GO_ON)), _AGAIN)
     if isinstance(error, click.ClickException):
         error.show()
         context = getattr(error, "ctx", None)
@@ -108,28 +109,27 @@ def tell_end(error: BaseException) -> int:
         click.echo(f"{_REMEDY}{path} --help shows the options, with examples", err=True)
         return 2
     if was_interrupted(error):
-        remedy = f"{_GO_ON}{go_on[-1]}" if go_on else "give the same command again"
-        return _print("interrupted", remedy, INTERRUPTED)
-    known = _known(error)
+        return _print("interrupted", then, INTERRUPTED)
+    known = _known(error, then)
     if known is not None:
-        return _print(str(known), _REMEDIES.get(known.exit_code, _OTHERWISE), known.exit_code)
+        remedy = _REMEDIES.get(known.exit_code, f"mend what is named above, and {then}")
+        return _print(str(known), remedy, known.exit_code)
     if not logging.getLogger("recsys_spark").handlers:
         # It failed before it set up its log.
         configure_logging("text")
     log.error("unexpected error", exc_info=error)
     first = str(error).strip().splitlines()
-    again = f"{_GO_ON}{go_on[-1]}" if go_on else "give the same command again"
-    remedy = f"read the trace above; where the cause is gone, {again}"
+    remedy = f"read the trace above; where the cause is gone, {then}"
     return _print(f"{type(error).__name__}: {first[0] if first else ''} (the trace is above)", remedy, 1)
 
 
-def _known(error: BaseException) -> RecsysError | None:
-    """Return the error that a user can act on, where it is one: of the driver, of a worker, or of a file."""
+def _known(error: BaseException, then: str) -> RecsysError | None:
+    """Return the error that a user can act on, where it is one: of the driver, of a worker, of a file or a machine."""
     if isinstance(error, RecsysError):
         return error
     text = f"{type(error).__name__}: {error}"
-    found = error_from_worker(text) or error_from_reader(text) or error_from_full_disk(text)
-    return found or error_from_lack_of_memory(text)
+    found = error_from_worker(text) or error_from_reader(text)
+    return found or error_from_full_disk(text, then) or error_from_lack_of_memory(text, then)
 
 
 def _print(message: str, remedy: str, code: int) -> int:

@@ -17,13 +17,20 @@ from recsys_spark.commands.options import config_option, set_option
 from recsys_spark.config.file import load_config
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.progress import configure_logging
-from recsys_spark.publish.forgetting import forget_user
+from recsys_spark.publish.forgetting import forget_user, nobody_else_working
 from recsys_spark.publish.retention import plan_removals, remove_all
 from recsys_spark.publish.run_difference import compare_runs
 from recsys_spark.publish.verification import verify
 from recsys_spark.redaction import redact, redacted
 from recsys_spark.report.run_pages import list_runs, print_difference, print_runs
-from recsys_spark.runs.publication_log import Publication, current_publication, pin_run, roll_back, unpin
+from recsys_spark.runs.publication_log import (
+    Publication,
+    current_publication,
+    pin_run,
+    publications,
+    roll_back,
+    unpin,
+)
 from recsys_spark.runs.run_directory import Run, find_runs, safe_run_id
 from recsys_spark.session import build_session
 from recsys_spark.storage import Storage, is_local, storage_for
@@ -38,6 +45,7 @@ class _Place:
     root: str
     storage: Storage
     spark: SparkSession | None
+    term: timedelta
 
     def run(self, name: str) -> Run:
         """Return a run by its id; ``current``: the one that readers see."""
@@ -62,7 +70,14 @@ def _open(name: str, config_path: str, overrides: tuple[str, ...], *, with_spark
     config = load_config(config_path, overrides)
     root = config.output.path
     spark = build_session(f"recsys-{name}-{config.name}") if with_spark or not is_local(root) else None
-    return _Place(root, storage_for(root, spark), spark)
+    return _Place(root, storage_for(root, spark), spark, timedelta(minutes=config.output.lease_minutes))
+
+
+def _named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse a name that is blank: a shell's variable that was never set must not stand for something else."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("it is blank", context, parameter)
+    return value
 
 
 def _console() -> Console:
@@ -89,8 +104,8 @@ def runs(config_path: str, overrides: tuple[str, ...], output: str) -> None:
 
 
 @click.command()
-@click.argument("before")
-@click.argument("after", default=_CURRENT)
+@click.argument("before", callback=_named)
+@click.argument("after", default=_CURRENT, callback=_named)
 @_with_config
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def diff(before: str, after: str, config_path: str, overrides: tuple[str, ...], output: str) -> None:
@@ -105,7 +120,7 @@ def diff(before: str, after: str, config_path: str, overrides: tuple[str, ...], 
 
 
 @click.command()
-@click.argument("run_id", required=False)
+@click.argument("run_id", required=False, callback=_named)
 @_with_config
 def rollback(run_id: str | None, config_path: str, overrides: tuple[str, ...]) -> None:
     """Show readers the run before the current one again, or RUN_ID; the next run that is published goes on."""
@@ -114,7 +129,7 @@ def rollback(run_id: str | None, config_path: str, overrides: tuple[str, ...]) -
 
 
 @click.command()
-@click.argument("run_id", required=False)
+@click.argument("run_id", required=False, callback=_named)
 @_with_config
 def pin(run_id: str | None, config_path: str, overrides: tuple[str, ...]) -> None:
     """Keep readers with the current run, or with RUN_ID, whatever is published, until unpin."""
@@ -154,12 +169,19 @@ def gc(config_path: str, overrides: tuple[str, ...], keep: int, min_age_hours: f
 
 
 @click.command(name="verify")
-@click.argument("run_id", required=False)
+@click.argument("run_id", required=False, callback=_named)
 @_with_config
 def verify_command(run_id: str | None, config_path: str, overrides: tuple[str, ...]) -> None:
     """Check that what is stored is what was written: all runs, or RUN_ID, and what runs share; exit with 3 if not."""
     place = _open("verify", config_path, overrides)
-    n_files, faults = verify(place.root, place.storage, place.run(run_id) if run_id else None)
+    run = place.run(run_id) if run_id else None
+    if run is not None and not place.storage.exists(run.manifest_path) and not _was_published(place, run):
+        raise ConfigError(
+            "this run has no manifest yet, so nothing says what its files should be",
+            where=run.path,
+            remedy="let it be published; until then, nobody reads it",
+        )
+    n_files, faults = verify(place.root, place.storage, run)
     if faults:
         raise ContractError(
             f"{len(faults):,} of {n_files:,} files are not what was written",
@@ -170,16 +192,21 @@ def verify_command(run_id: str | None, config_path: str, overrides: tuple[str, .
     click.echo(f"{n_files:,} files are as they were written")
 
 
+def _was_published(place: _Place, run: Run) -> bool:
+    return any(entry.newest(place.root) == run for entry in publications(place.root, place.storage))
+
+
 @click.command()
-@click.argument("user_id")
+@click.argument("user_id", callback=_named)
 @_with_config
 def forget(user_id: str, config_path: str, overrides: tuple[str, ...]) -> None:
     """Remove a person from all kept runs, the history and the index; what the raw log says is not touched.
 
-    While it works, no run should.
+    While it works, no run does, and the other way round.
     """
     place = _open("forget", config_path, overrides)
-    found = forget_user(place.root, place.storage, user_id)
+    with nobody_else_working(place.root, place.storage, place.term):
+        found = forget_user(place.root, place.storage, user_id)
     for each in found:
         click.echo(f"{each.place}: " + ", ".join(f"{n:,} of {name}" for name, n in each.rows.items()))
     n_rows = sum(sum(each.rows.values()) for each in found)

@@ -58,8 +58,22 @@ class Delivery:
             return any(date.fromisoformat(day) in self.days for day in delivered)
         if self.interval is None:
             return True
-        start = datetime.fromisoformat(event_date).replace(tzinfo=UTC)
-        return start < self.interval.end and self.interval.start < start + timedelta(days=1)
+        start, end = _bounds(event_date)
+        return start < self.interval.end and self.interval.start < end
+
+    def replaces_all(self, event_date: str, delivered: list[str]) -> bool:
+        """Return whether all rows of a day of the history are replaced, so that its files need not be whole."""
+        if self.days is not None:
+            return bool(delivered) and all(date.fromisoformat(day) in self.days for day in delivered)
+        if self.interval is None:
+            return True
+        start, end = _bounds(event_date)
+        return self.interval.start <= start and end <= self.interval.end
+
+
+def _bounds(event_date: str) -> tuple[datetime, datetime]:
+    start = datetime.fromisoformat(event_date).replace(tzinfo=UTC)
+    return start, start + timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +219,30 @@ def _next_version(
     """Merge rows into the days that they touch, and write the days that come out differently."""
     touched = {day for day, kept in before.days.items() if delivery.may_touch(day, kept["delivered"])}
     affected = sorted(touched | arrived_days)
-    kept = before.read(context.spark, affected).where(~delivery.replaces())
+    needed = {day for day, kept in before.days.items() if not delivery.replaces_all(day, kept["delivered"])}
+    kept = before.read(context.spark, [day for day in affected if day in needed]).where(~delivery.replaces())
     merged = kept.unionByName(RATING_EVENTS.select(arrived))
     summaries = _summaries(merged)
     stored = {day: {name: before.days[day][name] for name in ("rows", "hash", "delivered")} for day in before.days}
-    changed = [day for day in affected if summaries.get(day) != stored.get(day)]
+    differing = {day for day in affected if summaries.get(day) != stored.get(day)}
+    unread = [day for day in affected if day in stored and day not in needed and day not in differing]
+    changed = sorted(differing | _damaged_days(context, before, unread, stored))
     written = _write_days(context, merged, [day for day in changed if day in summaries], summaries)
     days = {day: content for day, content in before.days.items() if day not in changed} | written
     return HistoryVersion(before.number + 1, before.folder, dict(sorted(days.items())), changed)
+
+
+def _damaged_days(
+    context: StageContext, version: HistoryVersion, days: list[str], stored: dict[str, dict[str, Any]]
+) -> set[str]:
+    """Return those of some event dates whose files do not hold what the version says of them, or cannot be read."""
+    try:
+        found = _summaries(version.read(context.spark, days)) if days else {}
+    except Exception:  # whatever Spark makes of a damaged file
+        if len(days) == 1:
+            return {*days}
+        return {damaged for day in days for damaged in _damaged_days(context, version, [day], stored)}
+    return {day for day in days if found.get(day) != stored[day]}
 
 
 def _event_date() -> Column:

@@ -7,8 +7,10 @@ import io
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 import pyarrow as pa
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 from recsys_spark.errors import RecsysError
 from recsys_spark.index import index_folder
 from recsys_spark.ingest import history_folder
+from recsys_spark.runs.lease import Lease, held, lease_to_forget
 from recsys_spark.runs.run_directory import Run, find_runs
 from recsys_spark.runs.sealed_files import place_in_run
 from recsys_spark.storage import Storage, join, read_json
@@ -80,6 +83,31 @@ class Forgotten:
 
     place: str
     rows: dict[str, int]
+
+
+@contextmanager
+def nobody_else_working(root: str, storage: Storage, term: timedelta) -> Iterator[None]:
+    """Keep other processes that forget somebody, and all runs, from working at the same time.
+
+    What one of them has read before, and writes after, would bring the person back.
+
+    Parameters
+    ----------
+    root : str
+    storage : Storage
+    term : timedelta
+        Of the lease.
+
+    Raises
+    ------
+    RecsysError
+        If one is at work.
+    """
+    with held(lease_to_forget(root, storage, term), term):
+        # A run looks the other way round: it takes its own lease, and then asks for this one.
+        for run in find_runs(root, storage):
+            Lease(storage, run.path, term, doing=f"working on run {run.run_id}").require_free()
+        yield
 
 
 def forget_user(root: str, storage: Storage, user_id: str) -> list[Forgotten]:
@@ -158,7 +186,7 @@ def _rewrite(path: str, storage: Storage, change: Change, before: Callable[[str,
         if not file.path.endswith(".parquet"):
             continue
         try:
-            table = pq.read_table(io.BytesIO(storage.read_bytes(file.path)))
+            table = _from_parquet(storage.read_bytes(file.path))
         except (pa.ArrowException, OSError) as error:
             raise RecsysError(
                 "a file that may hold the user cannot be read",
@@ -187,6 +215,11 @@ def _correct_manifest(run: Run, storage: Storage, path: str, content: bytes) -> 
                 if "sha256" in file:
                     file["sha256"] = hashlib.sha256(content).hexdigest()
     storage.write_text(run.manifest_path, json.dumps(manifest, indent=2, ensure_ascii=False))
+
+
+def _from_parquet(content: bytes) -> pa.Table:
+    # By this thread alone: one of pyarrow's own that still holds the bytes when the process ends would abort it.
+    return pq.ParquetFile(io.BytesIO(content), pre_buffer=False).read(use_threads=False)
 
 
 def _as_parquet(table: pa.Table) -> bytes:
@@ -284,7 +317,7 @@ def _number_of(root: str, storage: Storage, user_id: str) -> int | None:
     """Return the user's number, None where the index does not know the user, or has forgotten it already."""
     for file in storage.find(join(index_folder(root, USER_INDEX), "parts")):
         if file.path.endswith(".parquet"):
-            table = pq.read_table(io.BytesIO(storage.read_bytes(file.path)))
+            table = _from_parquet(storage.read_bytes(file.path))
             found = table.filter(pc.equal(table["user_id"], user_id))
             if found.num_rows:
                 number: int = found["user_index"][0].as_py()

@@ -92,6 +92,29 @@ def check_categories(
     return _check(f"lists with more than {limit} {limited}", counts.where(F.col("count") > limit))
 
 
+def check_rows(rows: DataFrame, lists: DataFrame) -> Check:
+    """Look for rows that are no entry of a list, and entries that are no row, or more than one.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        ``recommendation_rows`` as written.
+    lists : DataFrame
+        ``recommendations`` as written.
+
+    Returns
+    -------
+    Check
+        One shuffle, of all rows and all entries.
+    """
+    entries = (
+        lists.select("*", F.explode("recommendations").alias("entry")).select("*", "entry.*").select(*rows.columns)
+    )
+    sides = rows.withColumn("side", F.lit(1)).unionByName(entries.withColumn("side", F.lit(-1)))
+    differing = sides.groupBy(*rows.columns).agg(F.sum("side").alias("sides")).where("sides != 0")
+    return _check("rows of recommendation_rows that are not those of the lists", differing)
+
+
 def check_neighbours(lists: DataFrame, index: DataFrame, eligibility: DataFrame, n: int) -> list[Check]:
     """Scan a table of neighbours: they are lists of items for an item, or of users for a user.
 

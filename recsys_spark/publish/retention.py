@@ -62,14 +62,36 @@ def plan_removals(root: str, storage: Storage, keep: int, now: datetime, min_age
 
 
 def remove_all(root: str, removals: list[Removal], storage: Storage) -> None:
-    """Remove what `plan_removals` has found; a run's manifest first: half a run must not be taken for a whole one."""
+    """Remove what `plan_removals` has found; a run's manifest first: half a run must not be taken for a whole one.
+
+    A run that readers have gone back to since stays. Who takes them there looks at the manifest afterwards, and here
+    the log is looked at once more without it: of two at once, one sees the other.
+    """
     for removal in removals:
-        entries = publications(root, storage)
-        if entries and removal.path in (entries[-1].run(root).path, entries[-1].newest(root).path):
-            # Somebody has gone back to it since.
+        manifest = join(removal.path, "manifest.json")
+        if _is_in_use(root, storage, removal):
             continue
-        storage.remove(join(removal.path, "manifest.json"))
+        content = _text_if_there(manifest, storage)
+        storage.remove(manifest)
+        if content is not None and _is_in_use(root, storage, removal):
+            storage.write_text(manifest, content)
+            continue
         storage.remove(removal.path)
+
+
+def _text_if_there(path: str, storage: Storage) -> str | None:
+    try:
+        return storage.read_text(path)
+    except Exception:
+        if storage.exists(path):
+            raise
+        # Half of a run, or one that another process is removing.
+        return None
+
+
+def _is_in_use(root: str, storage: Storage, removal: Removal) -> bool:
+    entries = publications(root, storage)
+    return bool(entries) and removal.path in (entries[-1].run(root).path, entries[-1].newest(root).path)
 
 
 def _age(run: Run, entries: list[Publication], storage: Storage, now: datetime) -> timedelta:
@@ -77,7 +99,9 @@ def _age(run: Run, entries: list[Publication], storage: Storage, now: datetime) 
     shown = [k for k, entry in enumerate(entries) if entry.run(run.root) == run]
     if not shown:
         return _unpublished_age(run, storage, now)
-    return now - datetime.fromisoformat(entries[shown[-1] + 1].published_at)
+    # The next entry took them, and came after all before it, whatever the clock of its machine said.
+    times = [datetime.fromisoformat(entry.published_at) for entry in entries[: shown[-1] + 2]]
+    return now - max(times)
 
 
 def _unpublished_age(run: Run, storage: Storage, now: datetime) -> timedelta:

@@ -15,6 +15,7 @@ from recsys_spark.publish.gate import (
     check_ids,
     check_neighbours,
     check_recommendations,
+    check_rows,
     require_all,
 )
 from recsys_spark.publish.judgement import ask_oracle, judge
@@ -36,6 +37,7 @@ from recsys_spark.tables import (
     CONTENT_FACTORS,
     ITEM_ELIGIBILITY,
     ITEM_INDEX,
+    RECOMMENDATION_ROWS,
     RECOMMENDATIONS,
     USER_BLOCKS,
     USER_INDEX,
@@ -99,6 +101,8 @@ def _check_tables(context: StageContext) -> dict[str, Any]:
         new = context.read(CONTENT_FACTORS).select("item_id", F.lit("new").alias("category"))
         limit = context.config.recommend.max_new_items
         checks.append(check_categories(context.read(RECOMMENDATIONS), new, limit, "new items"))
+    if context.config.recommend.rows:
+        checks.append(check_rows(context.read(RECOMMENDATION_ROWS), context.read(RECOMMENDATIONS)))
     require_all(checks, context.run.table_path(RECOMMENDATIONS))
     oracle, of_oracle = ask_oracle(context, hidden)
     require_all(of_oracle, context.run.table_path(RECOMMENDATIONS))

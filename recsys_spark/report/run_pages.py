@@ -80,16 +80,35 @@ def print_difference(console: Console, found: dict[str, Any]) -> None:
             f"{n['before'] - n['both']:,} gone",
             highlight=False,
         )
-    means = [f"{value:,.1f}" if value is not None else "-" for value in found["popularity"].values()]
-    console.print(f"ratings of a listed item, on average: {' -> '.join(means)}", highlight=False)
-    if found["metrics"]:
-        grid = _grid("held-out metrics", "model", "metric", "before", "after", "difference")
-        for row in found["metrics"]:
-            values = [row["before"], row["after"]]
-            shown = ["-" if value is None else f"{value:.4f}" for value in values]
-            difference = "" if None in values else f"{row['after'] - row['before']:+.4f}"
-            grid.add_row(escape(row["model"]), row["metric"], *shown, difference)
+    means = " -> ".join(map(_mean, found["popularity"].values()))
+    console.print(f"ratings of a listed item, on average: {means}", highlight=False)
+    if found["segments"]:
+        grid = _grid("by segment", "", "users", "items in some list", "ratings of a listed item")
+        for row in found["segments"]:
+            counts = [f"{row[name]['before']:,} -> {row[name]['after']:,}" for name in ("users", "items")]
+            grid.add_row(escape(row["segment"]), *counts, " -> ".join(map(_mean, row["popularity"].values())))
         console.print(grid)
+    for title, rows in (
+        ("held-out metrics", [row for row in found["metrics"] if row["segment"] == "all"]),
+        ("of the model, by segment", [r for r in found["metrics"] if r["segment"] != "all" and r["model"] == "model"]),
+    ):
+        if rows:
+            console.print(_metrics_grid(title, rows))
+
+
+def _metrics_grid(title: str, rows: list[dict[str, Any]]) -> Grid:
+    by = "model" if all(row["segment"] == "all" for row in rows) else "segment"
+    grid = _grid(title, by, "metric", "before", "after", "difference")
+    for row in rows:
+        values = [row["before"], row["after"]]
+        shown = ["-" if value is None else f"{value:.4f}" for value in values]
+        difference = "" if None in values else f"{row['after'] - row['before']:+.4f}"
+        grid.add_row(escape(row[by]), row["metric"], *shown, difference)
+    return grid
+
+
+def _mean(value: float | None) -> str:
+    return f"{value:,.1f}" if value is not None else "-"
 
 
 def _grid(title: str, *columns: str) -> Grid:

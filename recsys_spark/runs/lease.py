@@ -40,6 +40,8 @@ class Lease:
     term : timedelta
         How long an owner that is not heard of keeps it. An owner on this machine whose process is gone loses it at
         once.
+    doing : str
+        What its owner is doing, in words.
     now : callable, optional
         The clock. One that goes back keeps a lease longer. Machines whose clocks differ by more than the term would
         take leases early.
@@ -51,9 +53,15 @@ class Lease:
     """
 
     def __init__(
-        self, storage: Storage, folder: str, term: timedelta, now: Callable[[], datetime] | None = None
+        self,
+        storage: Storage,
+        folder: str,
+        term: timedelta,
+        now: Callable[[], datetime] | None = None,
+        *,
+        doing: str = "working on this run",
     ) -> None:
-        self._log = NumberedLog(storage, join(folder, "lease"))
+        self._log, self._doing = NumberedLog(storage, join(folder, "lease")), doing
         self._storage, self._term, self._now = storage, term, now or _now
         self._owner = {"host": _host(), "pid": os.getpid(), "started": _process_start(os.getpid())}
         self._token = secrets.token_hex(8)
@@ -69,15 +77,25 @@ class Lease:
         RecsysError
             If another owner has it.
         """
-        numbers = self._log.numbers()
-        latest = self._read(numbers[-1]) if numbers else None
-        if latest is not None and not self._is_over(latest):
-            raise self._taken(latest)
-        number = numbers[-1] + 1 if numbers else 1
+        number = self.require_free() + 1
         if not self._log.append(number, self._entry()):
             raise self._taken(self._log.read(number))
         self._number = number
         _HELD.add(self._token)
+
+    def require_free(self) -> int:
+        """Return the number of the latest entry, 0 where there is none.
+
+        Raises
+        ------
+        RecsysError
+            If another owner has the lease.
+        """
+        numbers = self._log.numbers()
+        latest = self._read(numbers[-1]) if numbers else None
+        if latest is not None and not self._is_over(latest):
+            raise self._taken(latest)
+        return numbers[-1] if numbers else 0
 
     def renew(self) -> None:
         """Hold the lease for another term; where another owner has taken it meanwhile, it is lost."""
@@ -139,11 +157,16 @@ class Lease:
         owner = entry["owner"]
         machine = owner["host"].partition(" ")[0]
         return RecsysError(
-            "another process is working on this run",
+            f"another process is {self._doing}",
             where=self._log.folder,
             got=f"process {owner['pid']} on {machine}, until {entry['expires']} unless it renews",
-            remedy="let it finish, or end it and try again: a process that is gone keeps a run for that long at most",
+            remedy="let it finish, or end it and try again: of a process that is gone, it ends by itself",
         )
+
+
+def lease_to_forget(root: str, storage: Storage, term: timedelta) -> Lease:
+    """Return the lease of whoever takes a person out of all runs of an output path: no run may work meanwhile."""
+    return Lease(storage, join(root, "forgetting"), term, doing="forgetting a person")
 
 
 @contextmanager

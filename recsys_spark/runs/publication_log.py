@@ -155,7 +155,7 @@ def roll_back(root: str, storage: Storage, to: Run | None = None) -> Publication
         run = _known(entries, to, storage) if to is not None else earlier[-1]
         return _entry("rollback", run, last.newest(root), pinned=last.pinned)
 
-    return _require(_append(root, storage, decide))
+    return _append_unless_gone(root, storage, decide)
 
 
 def pin_run(root: str, storage: Storage, run: Run | None = None) -> Publication:
@@ -172,7 +172,7 @@ def pin_run(root: str, storage: Storage, run: Run | None = None) -> Publication:
         chosen = last.run(root) if run is None else _known(entries, run, storage)
         return _entry("pin", chosen, last.newest(root), pinned=True)
 
-    return _require(_append(root, storage, decide))
+    return _append_unless_gone(root, storage, decide)
 
 
 def unpin(root: str, storage: Storage) -> Publication:
@@ -227,6 +227,24 @@ def _append(
     )
 
 
+def _append_unless_gone(
+    root: str, storage: Storage, decide: Callable[[list[Publication]], Publication | None]
+) -> Publication:
+    """Add an entry that shows a run again; where its tables have been removed meanwhile, take readers back."""
+    made = _require(_append(root, storage, decide))
+    if _is_sealed(made.run(root), storage):
+        return made
+
+    def undo(entries: list[Publication]) -> Publication | None:
+        if entries[-1] != made or len(entries) == 1:
+            return None
+        before = entries[-2]
+        return _entry("rollback", before.run(root), before.newest(root), pinned=before.pinned)
+
+    _append(root, storage, undo)
+    raise _gone(made.run(root))
+
+
 def _entry(kind: Kind, shown: Run, newest: Run, *, pinned: bool, forced: Sequence[str] = ()) -> Publication:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Publication(0, shown.run_id, shown.date, now, kind, pinned, newest.run_id, newest.date, list(forced))
@@ -248,10 +266,14 @@ def _known(entries: list[Publication], run: Run, storage: Storage) -> Run:
             allowed=", ".join(each.run_id for each in published[-10:]),
         )
     if not _is_sealed(run, storage):
-        raise ConfigError(
-            "the tables of this run are gone", where=run.path, remedy="choose a run that recsys-spark runs lists"
-        )
+        raise _gone(run)
     return run
+
+
+def _gone(run: Run) -> ConfigError:
+    return ConfigError(
+        "the tables of this run are gone", where=run.path, remedy="choose a run that recsys-spark runs lists"
+    )
 
 
 def _is_sealed(run: Run, storage: Storage) -> bool:

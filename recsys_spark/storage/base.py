@@ -16,7 +16,8 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -176,14 +177,14 @@ class LocalStorage:
         """Return the files that a path, folder or glob names."""
         path = local_path(pattern)
         if path.is_file():
-            return [_local_status(path)]
+            return _statuses([path])
         if path.is_dir():
-            return [_local_status(file) for file in _visible_files(path)]
+            return _statuses(_visible_files(path))
         found = sorted(Path(name) for name in glob.glob(str(path)))  # noqa: PTH207 (absolute patterns)
         files: list[Path] = []
         for entry in found:
             files += list(_visible_files(entry)) if entry.is_dir() else [entry]
-        return [_local_status(file) for file in files if not file.name.startswith(HIDDEN)]
+        return _statuses(file for file in files if not file.name.startswith(HIDDEN))
 
     def read_head(self, path: str, n_bytes: int) -> bytes:
         """Return the first bytes of a file, decompressed by its suffix."""
@@ -237,8 +238,10 @@ class LocalStorage:
 
     def list_names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted."""
-        path = local_path(folder)
-        return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+        try:
+            return sorted(entry.name for entry in local_path(folder).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def exists(self, path: str) -> bool:
         """Return whether a file or folder is there."""
@@ -247,10 +250,11 @@ class LocalStorage:
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with all it holds."""
         target = local_path(path)
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        while target.is_dir() and not target.is_symlink():
+            # Another process may be removing it too, and be ahead.
+            with suppress(FileNotFoundError):
+                shutil.rmtree(target)
+        target.unlink(missing_ok=True)
 
     def free_bytes(self, folder: str) -> int | None:
         """Return how much room there is, where the folder is or will be."""
@@ -268,14 +272,24 @@ class LocalStorage:
             raise not_writable(folder, error.strerror or str(error)) from None
 
 
-def _local_status(path: Path) -> FileStatus:
-    status = path.stat()
-    # Spark names files by absolute paths without "..", and the counts per file are matched by name.
-    return FileStatus(os.path.abspath(path), status.st_size, status.st_mtime)  # noqa: PTH100 (keeps links)
+def _statuses(paths: Iterable[Path]) -> list[FileStatus]:
+    """Return what is known of files; those that another process has removed since they were listed are left out."""
+    found = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            # Spark names files by absolute paths without "..", and the counts per file are matched by name.
+            place = os.path.abspath(path)  # noqa: PTH100 (keeps links)
+            found.append(FileStatus(place, status.st_size, status.st_mtime))
+    return found
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return
+    for entry in entries:
         if entry.name.startswith(HIDDEN):
             continue
         if entry.is_dir():

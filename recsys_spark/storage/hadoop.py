@@ -12,6 +12,8 @@ from recsys_spark.storage.base import HIDDEN, FileStatus, join, not_writable
 
 # What Hadoop says of storages that have no capacity.
 _NO_LIMIT = 1 << 62
+# Schemes of file systems that move a file over another in one step.
+_MOVE_OVER = ("hdfs", "webhdfs", "swebhdfs")
 
 
 class HadoopStorage:
@@ -72,9 +74,18 @@ class HadoopStorage:
             stream.close()
 
     def replace_bytes(self, path: str, content: bytes) -> None:
-        """Write a file under another name and move it into place."""
+        """Write a file under another name and move it into place: on HDFS over what was there.
+
+        Elsewhere, as on object stores, what was there is deleted first, and the file is away for a moment.
+        """
         system, place = self._open(path)
         temporary = self._write_temporary(path, content)
+        if system.getUri().getScheme() in _MOVE_OVER:
+            kind = self._jvm.java.lang.Class.forName("org.apache.hadoop.fs.Options$Rename")
+            options = self._jvm.java.lang.reflect.Array.newInstance(kind, 1)
+            options[0] = self._jvm.org.apache.hadoop.fs.Options.Rename.OVERWRITE
+            system.rename(temporary, place, options)
+            return
         system.delete(place, False)
         if not system.rename(temporary, place):
             raise RecsysError("a file could not be moved into place", where=path, remedy="run the command again")

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+import os
+import shutil
+import signal
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from recsys_spark.chaos.campaign import ACTS, Outcome, run_campaign
+from recsys_spark.chaos.campaign import ACTS, Act, Outcome, run_campaign, set_up, what_is_wrong
 from recsys_spark.chaos.faulty_storage import KINDS, Fault, FaultyStorage, InjectedError
 from recsys_spark.cli import main
+from recsys_spark.errors import RecsysError
 from recsys_spark.storage import LocalStorage, local_path
-
-
-@pytest.fixture
-def fast_folder() -> Iterator[Path]:
-    """Return a folder in memory where there is one: thousands of small files are made durable."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
+from tests.faulty_disk import Disk
 
 
 def failures(outcomes: list[Outcome]) -> list[Outcome]:
@@ -27,7 +24,7 @@ def failures(outcomes: list[Outcome]) -> list[Outcome]:
 
 
 def test_two_hundred_faults_are_survived(fast_folder: Path) -> None:
-    outcomes = list(run_campaign(LocalStorage(), str(fast_folder / "x"), most=9))
+    outcomes = list(run_campaign(LocalStorage(), str(fast_folder / "x"), most=4))
     assert failures(outcomes) == []
     assert len(outcomes) >= 200
     assert {(outcome.act, outcome.kind) for outcome in outcomes} >= {(a.name, "is overtaken") for a in ACTS}
@@ -43,8 +40,47 @@ def test_every_fault_is_survived(fast_folder: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     words = printed.splitlines()[-1].replace(",", "").split()
     injected, survived = int(words[0]), int(words[3])
-    assert injected == survived > 600
+    assert injected == survived > 2000
     assert not list((fast_folder / "out").iterdir())
+
+
+def faults_of_the_disk(folder: Path, step: int, acts: tuple[str, ...]) -> list[str | None]:
+    """Let every step-th call of some acts fail, before and after its work; return what was wrong then."""
+    found = []
+    for act in (act for act in ACTS if act.name in acts):
+        set_up(act, str(folder), LocalStorage())
+        counting = Disk()
+        with counting.instead_of_the_real_one():
+            act.do(str(folder), LocalStorage())
+        shutil.rmtree(folder)
+        kinds = {"create", "write", "close", "sync", "list", "read"} | ({"rename"} if "night" in act.name else set())
+        assert kinds <= set(counting.calls)
+        for number in range(1, len(counting.calls) + 1, step):
+            for after in (False, True):
+                set_up(act, str(folder), LocalStorage())
+                disk = Disk(number, after=after)
+                found.append(what_is_wrong(act, str(folder), LocalStorage(), partial(attempt_on, disk, act, folder)))
+                shutil.rmtree(folder)
+    return found
+
+
+def attempt_on(disk: Disk, act: Act, folder: Path) -> None:
+    with suppress(InjectedError, RecsysError), disk.instead_of_the_real_one():
+        act.do(str(folder), LocalStorage())
+
+
+def test_whichever_call_of_the_system_fails_nobody_notices(fast_folder: Path) -> None:
+    found = faults_of_the_disk(fast_folder / "x", 11, ("a further night", "rollback"))
+    assert set(found) == {None}
+    assert len(found) > 20
+
+
+@pytest.mark.slow
+def test_no_call_of_the_system_may_not_fail(fast_folder: Path) -> None:
+    acts = ("a further night", "a night while another run is pinned", "unpin", "lease")
+    found = faults_of_the_disk(fast_folder / "x", 1, acts)
+    assert set(found) == {None}
+    assert len(found) > 400
 
 
 class Overwriting(LocalStorage):
@@ -92,7 +128,7 @@ def test_a_storage_that_breaks_its_promises_is_found_out(
     assert any(expected in failure for failure in found if failure)
 
 
-def test_each_kind_of_fault_does_what_it_says(tmp_path: Path) -> None:
+def test_each_kind_of_fault_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "a.json")
 
     def faulty(kind: str, number: int) -> FaultyStorage:
@@ -118,9 +154,21 @@ def test_each_kind_of_fault_does_what_it_says(tmp_path: Path) -> None:
             full.write_text(str(tmp_path / name), "0123")
         (tmp_path / f".{name}-half").unlink()
     full.remove(str(tmp_path / "b.json"))
+    gone = faulty("goes away", 2)
+    assert gone.exists(path)
+    for _ in range(2):
+        with pytest.raises(InjectedError):
+            gone.exists(path)
     assert faulty("lists twice", 1).list_names(str(tmp_path)) == [".a.json-half", "a.json"] * 2
     assert faulty("is overtaken", 1).list_names(str(tmp_path)) == [".a.json-half", "a.json", "other"]
     assert faulty("lists twice", 1).read_text(path) == "more", "only what can list"
+    killed: list[tuple[int, signal.Signals]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda process, number: killed.append((process, number)))
+        with pytest.raises(InjectedError):
+            faulty("is killed", 1).write_text(str(tmp_path / "d.json"), "0123")
+    assert killed == [(os.getpid(), signal.SIGKILL)]
+    assert (tmp_path / ".d.json-half").read_text() == "01"
 
 
 def test_the_command_tells_what_was_not_survived(

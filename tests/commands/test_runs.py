@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from recsys_spark.chaos.small_night import run_small_night
 from recsys_spark.cli import main
 from recsys_spark.commands import runs as runs_cli
+from recsys_spark.errors import RecsysError
+from recsys_spark.publish.forgetting import nobody_else_working
+from recsys_spark.runs.lease import Lease, held
+from recsys_spark.runs.publication_log import publications
 from recsys_spark.tables import RECOMMENDATIONS
-from tests.stored_runs import make_old, published_run, write_run
+from tests.stored_runs import STORAGE, make_old, published_run, write_run
 
 Command = Callable[..., tuple[int, str]]
 
@@ -77,6 +83,41 @@ def test_a_run_that_is_not_there_is_a_clear_error(out: Path, command: Command, n
         assert "there is no such run" in text
         assert strange in text
         assert "r1, r2, r3, r4" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["rollback", ""], ["pin", " "], ["verify", ""], ["forget", ""], ["diff", "", "r1"], ["diff", "r1", ""]],
+)
+def test_a_blank_name_stands_for_nothing(out: Path, command: Command, arguments: list[str]) -> None:
+    code, text = command(*arguments)
+    assert code == 2
+    assert "it is blank" in text
+    assert len(publications(str(out), STORAGE)) == 3
+
+
+def test_a_run_that_is_not_finished_is_not_called_damaged(out: Path, command: Command) -> None:
+    code, text = command("verify", "r4")
+    assert code == 2
+    assert "this run has no manifest yet" in text
+    (out / "runs" / "date=2026-01-05" / "run=r3" / "manifest.json").unlink()
+    assert command("verify", "r3")[0] == 3, "one that was published has had one"
+
+
+def test_nobody_is_forgotten_while_a_run_works_and_no_run_works_meanwhile(out: Path, command: Command) -> None:
+    term = timedelta(minutes=5)
+    with held(Lease(STORAGE, f"{out}/runs/date=2026-01-05/run=r4", term), term):
+        code, text = command("forget", "u1")
+        assert code == 1
+        assert "another process is working on run r4" in text
+    with nobody_else_working(str(out), STORAGE, term):
+        code, text = command("forget", "u1")
+        assert code == 1
+        assert "another process is forgetting a person" in text
+        with pytest.raises(RecsysError, match="another process is forgetting a person"):
+            run_small_night(str(out), "r5", STORAGE)
+    assert "4 rows were removed" in command("forget", "u1")[1]
+    run_small_night(str(out), "r5", STORAGE)
 
 
 def test_gc_says_what_it_removes_and_does_only_that(out: Path, command: Command) -> None:

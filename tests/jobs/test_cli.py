@@ -135,12 +135,21 @@ def test_exit_codes_are_fixed(
     assert lines[-1].startswith("  remedy: "), "the last line says what to do"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        MemoryError(),
+        OSError(errno.ENOSPC, "No space left on device"),
+        RecsysError("the storage went away"),
+        ZeroDivisionError(),
+    ],
+)
 def test_a_run_that_is_cut_off_says_how_to_go_on(
     write_config: WriteConfig,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    error: type[BaseException],
+    error: BaseException,
 ) -> None:
     begun: list[StageContext] = []
 
@@ -152,11 +161,12 @@ def test_a_run_that_is_cut_off_says_how_to_go_on(
     monkeypatch.setattr(cli, "storage_for", lambda path, spark: LocalStorage())
     monkeypatch.setattr(cli, "run_stages", cut_off)
     config = write_config()
-    assert main(["ingest", "--config", config, "--set", "train.rank=3", "--force"]) in (130, 1)
+    options = ["--set", "train.rank=3", "--refresh", "affected", "--force"]
+    assert main(["ingest", "--config", config, *options]) in (130, 1)
     last = capsys.readouterr().err.splitlines()[-1]
     # The run was given a name, and the command that goes on has it.
     run_id = begun[0].run.run_id
-    command = f"recsys-spark ingest --config {config} --set train.rank=3 --run-id {run_id} --force"
+    command = f"recsys-spark ingest --config {config} --set train.rank=3 --run-id {run_id} --refresh affected --force"
     assert last.startswith("  remedy: ")
     assert last.endswith(f"go on with: {command}")
 
@@ -183,10 +193,10 @@ def test_a_full_disk_is_told_with_what_to_do(
     assert told.startswith("error: no room is left on a disk; readers keep what they have\n")
     assert "Traceback" not in told
     message = "Job aborted.\nCaused by: java.io.IOException: No space left on device\n\tat java.base"
-    text = str(error_from_full_disk(message))
+    text = str(error_from_full_disk(message, "go on"))
     assert "got: Caused by: java.io.IOException: No space left on device\n" in text
-    assert "goes on from the last finished stage" in text
-    assert error_from_full_disk("No space for doubt") is None
+    assert text.endswith("(spark.local.dir), then go on")
+    assert error_from_full_disk("No space for doubt", "go on") is None
 
 
 @pytest.mark.parametrize(
@@ -198,9 +208,10 @@ def test_a_full_disk_is_told_with_what_to_do(
     ],
 )
 def test_a_lack_of_memory_is_told_with_what_to_do(line: str) -> None:
-    told = str(error_from_lack_of_memory(f"Job aborted.\n  {line}\n\tat java.base"))
+    told = str(error_from_lack_of_memory(f"Job aborted.\n  {line}\n\tat java.base", "go on"))
     assert f"got: {line}\n  remedy: give Spark more" in told
-    assert error_from_lack_of_memory("a memory of errors") is None
+    assert told.endswith(", then go on")
+    assert error_from_lack_of_memory("a memory of errors", "go on") is None
 
 
 def test_every_job_is_the_command_of_its_name(

@@ -142,7 +142,8 @@ def test_a_worker_killed_or_out_of_memory_costs_an_attempt_and_nothing_else(
     last = capsys.readouterr().err.rpartition("error: ")[2]
     assert last.startswith("memory has run out, or a worker was killed; readers keep what they have\n  got: ")
     assert told in last
-    assert "goes on from the last finished stage" in last
+    assert f", then go on with: recsys-spark pipeline --config {shop.folder / 'config.yaml'} " in last
+    assert last.rstrip().endswith(" --run-id n2")
     assert seen(out) == shop.before
     assert shop.night("n2", out) == 0
     shop.require_as_undisturbed(out)

@@ -153,10 +153,17 @@ def test_two_runs_are_compared(shop: tuple[Path, Command], capsys: pytest.Captur
     listed = [item for of_user in lists[1].values() for item in of_user]
     assert found["popularity"]["after"] == pytest.approx(np.mean([counts.get(item, 0) for item in listed]))
     assert {row["model"] for row in found["metrics"]} >= {"model", "popularity"}
+    assert len({row["segment"] for row in found["metrics"]}) > 1
+    # Nobody has a segment of the shop's own: what is told apart is who has a vector.
+    (of_factors,) = (row for row in found["segments"] if row["segment"] == "cf")
+    assert {name: of_factors[name] for name in ("users", "popularity")} == {
+        name: found[name] for name in ("users", "popularity")
+    }
     assert command("diff", "n1", "n2") == 0
     shown = capsys.readouterr().out
     assert "run n1 -> run n2" in shown
     assert f"users with a list: {len(lists[0])} -> {len(lists[1])}" in shown
+    assert "by segment" in shown
 
 
 def test_readers_see_what_is_current(shop: tuple[Path, Command], spark: SparkSession) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from recsys_spark.runs.publication_log import publish_run
 from recsys_spark.runs.run_directory import Run
 from recsys_spark.runs.sealed_files import files_of_table
 from recsys_spark.storage.numbered_log import NumberedLog
+from tests.conftest import ROOT
 from tests.faulty_storage import StorageFault, fails_at
 from tests.stored_runs import STORAGE
 
@@ -147,6 +150,7 @@ def check_forgotten(root: Path) -> None:
     assert [versions.read(n)["rows"] for n in (1, 2)] == [7, 6]
     assert versions.read(1)["days"]["2026-01-04"]["rows"] == 6
     assert versions.read(1)["days"]["2026-01-03"]["hash"] == "1", "a day without the user stays as it is"
+    assert versions.read(1)["days"]["2026-01-04"]["hash"] != "1", "the same rows again are other rows than are left"
 
 
 def test_a_person_is_gone_and_the_others_are_not(root: Path) -> None:
@@ -179,6 +183,13 @@ def test_a_person_is_gone_and_the_others_are_not(root: Path) -> None:
     assert forget_user(str(root), STORAGE, "nobody") == []
 
 
+def test_whoever_is_forgotten_leaves_an_id_of_their_own(root: Path) -> None:
+    for user in (ANNA, "u0"):
+        forget_user(str(root), STORAGE, user)
+    index = pq.read_table(root / "indexes/user_index/parts/r1-0", partitioning=None).to_pylist()
+    assert len({row["user_id"] for row in index}) == len(USERS), "an index has every id once"
+
+
 def test_no_table_of_people_is_passed_over() -> None:
     of_people = {
         value.name
@@ -191,10 +202,10 @@ def test_no_table_of_people_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_forgetting_that_is_cut_off_is_finished_by_the_next_attempt(tmp_path: Path, after: bool) -> None:
+def test_forgetting_that_is_cut_off_is_finished_by_the_next_attempt(fast_folder: Path, after: bool) -> None:
     number = 5
     while True:
-        root = write_everything(tmp_path / f"{number}")
+        root = write_everything(fast_folder / f"{number}")
         try:
             forget_user(str(root), fails_at(number, after=after), ANNA)
         except (StorageFault, RecsysError):
@@ -204,6 +215,20 @@ def test_forgetting_that_is_cut_off_is_finished_by_the_next_attempt(tmp_path: Pa
             continue
         break
     assert number > 100
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads of a process cannot be seen here")
+def test_no_thread_is_left_that_would_abort_the_process_at_its_end(root: Path) -> None:
+    code = (
+        "import os\n"
+        "from recsys_spark.publish.forgetting import forget_user\n"
+        "from recsys_spark.storage import LocalStorage\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        f"assert forget_user({str(root)!r}, LocalStorage(), {ANNA!r})\n"
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
 def test_a_file_that_cannot_be_read_is_named(root: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark.errors import ContractError
-from recsys_spark.publish.gate import check_recommendations, require_all
-from recsys_spark.tables import ITEM_ELIGIBILITY, RATINGS, RECOMMENDATIONS, USER_INDEX
+from recsys_spark.publish.gate import check_recommendations, check_rows, require_all
+from recsys_spark.tables import ITEM_ELIGIBILITY, RATINGS, RECOMMENDATION_ROWS, RECOMMENDATIONS, USER_INDEX
 
 Entry = tuple[str | None, float | None, int, str]
 ORIGIN = (None, "r1", "squared, rank 2")
@@ -71,6 +73,21 @@ def test_users_twice_missing_or_unknown_are_found(spark: SparkSession) -> None:
         "lists for unknown users": 1,
         "users without a list": 1,
     }
+
+
+def test_rows_have_to_be_those_of_the_lists(spark: SparkSession) -> None:
+    lists = spark.createDataFrame(
+        [(user, entries, None, *ORIGIN) for user, entries in GOOD.items()], RECOMMENDATIONS.schema
+    )
+    rows = [("u1", *entry, *ORIGIN) for entry in GOOD["u1"]]
+
+    def n_broken(given: list[tuple[Any, ...]]) -> int:
+        return check_rows(spark.createDataFrame(given, RECOMMENDATION_ROWS.schema), lists).n_broken
+
+    assert n_broken(rows) == 0
+    assert n_broken(rows[1:]) == 1
+    assert n_broken([*rows, rows[0]]) == 1
+    assert n_broken([("u1", "b", 2.5, 1, "cf", *ORIGIN), *rows[1:]]) == 2
 
 
 def test_seen_items_may_be_allowed(spark: SparkSession) -> None:

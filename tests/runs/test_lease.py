@@ -45,6 +45,30 @@ def test_one_owner_at_a_time(tmp_path: Path) -> None:
     second.require()
 
 
+def test_what_was_given_up_is_free_for_other_machines(tmp_path: Path) -> None:
+    clock = Clock()
+    first, second = lease(tmp_path, clock), lease(tmp_path, clock)
+    second._owner = {**second._owner, "host": "another machine"}
+    first.take()
+    with pytest.raises(RecsysError, match="another process is working"):
+        second.take()
+    first.release()
+    second.take()
+
+
+def test_a_process_that_could_not_give_it_up_may_take_it_again(tmp_path: Path) -> None:
+    def fail_to_release(n: int, name: str, arguments: tuple[object, ...]) -> None:
+        if '"released": true' in str(arguments):
+            raise StorageFault("gone")
+
+    clock = Clock()
+    first = lease(tmp_path, clock, WatchedStorage(before=fail_to_release))
+    first.take()
+    with pytest.raises(StorageFault):
+        first.release()
+    lease(tmp_path, clock).take()
+
+
 def test_an_owner_that_is_not_heard_of_loses_it_and_notices(tmp_path: Path) -> None:
     clock = Clock()
     first, second = lease(tmp_path, clock), lease(tmp_path, clock)

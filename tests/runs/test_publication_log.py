@@ -211,6 +211,26 @@ def test_whichever_operation_fails_readers_see_the_old_run_or_the_new(tmp_path: 
         assert [entry.run_id for entry in publications(str(root), STORAGE)] == ["a", "b"], "and makes no second entry"
 
 
+def test_a_run_pinned_while_another_is_published_stays_pinned(tmp_path: Path) -> None:
+    for step in range(1, 10):
+        root = tmp_path / f"{step}"
+        publish(root, "a")
+
+        def pin_first(n: int, name: str, arguments: object, step: int = step, root: Path = root) -> None:
+            if n == step:
+                pin_run(str(root), STORAGE)
+
+        watched = WatchedStorage(before=pin_first)
+        publish_run(sealed(root, "b"), watched)
+        entries = publications(str(root), STORAGE)
+        if watched.n_operations < step:
+            break
+        assert [entry.kind for entry in entries] in (["publish", "pin", "publish"], ["publish", "publish", "pin"])
+        assert entries[-1].pinned
+        assert entries[-1].run_id == next(entry.run_id for entry in entries if entry.kind == "pin")
+    assert step > 3
+
+
 def test_two_publishers_interleaved_at_every_step_lose_nothing(tmp_path: Path) -> None:
     counted = WatchedStorage()
     publish(tmp_path / "counted", "a")

@@ -125,6 +125,31 @@ def test_a_write_without_room_leaves_what_was_there_and_nothing_else(
     assert storage.read_text(path) == "old"
 
 
+def test_what_another_process_removes_meanwhile_is_gone_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, folder = LocalStorage(), tmp_path / "folder"
+    storage.write_text(str(folder / "inner" / "a"), "a")
+    storage.write_text(str(folder / "b"), "b")
+    list_folder, remove_folder = Path.iterdir, shutil.rmtree
+
+    def listed_before(path: Path) -> list[Path]:
+        return [*list_folder(path), folder / "gone"]
+
+    def removed_by_the_other(path: Path) -> None:
+        remove_folder(path / "inner" if (path / "inner").exists() else path)
+        raise FileNotFoundError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", listed_before)
+        patch.setattr(Path, "is_file", lambda path: not path.is_dir())
+        assert [Path(file.path).name for file in storage.find(str(folder))] == ["b", "a"]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", removed_by_the_other)
+        storage.remove(str(folder))
+    assert not folder.exists()
+
+
 def test_local_paths_and_uris() -> None:
     assert is_local("/a/b")
     assert is_local("a b.csv")

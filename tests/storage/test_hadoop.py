@@ -72,6 +72,43 @@ def test_whichever_request_fails_a_run_is_published_once(
         assert [entry.run_id for entry in publications(root, storage)] == ["a", "b"]
 
 
+@pytest.mark.parametrize("fault", [FAILS, FAILS_WHEN_DONE, WRITES_HALF])
+def test_whichever_request_fails_a_file_that_is_replaced_is_there_whole(
+    spark: SparkSession, remote: tuple[FileSystem, str], fault: str
+) -> None:
+    system, uri = remote
+    storage, path = storage_for(uri, spark), f"{uri}/a/manifest.json"
+    storage.write_text(path, "old")
+    system.counts.clear()
+    storage.write_text(path, "new")
+    assert system.counts["DELETE"] == 0, "it is never away"
+    for number in range(1, sum(system.counts.values()) + 1):
+        storage.write_text(path, "old")
+        before = sum(system.counts.values())
+        system.fault = lambda n, operation, path, due=before + number: fault if n == due else None
+        with suppress(Exception):
+            storage.write_text(path, "new")
+        system.fault = lambda n, operation, path: None
+        assert storage.read_text(path) in ("old", "new")
+
+
+def test_publishing_takes_a_few_requests_however_long_each_takes(
+    spark: SparkSession, remote: tuple[FileSystem, str]
+) -> None:
+    system, uri = remote
+    storage = storage_for(uri, spark)
+    for run_id in "abc":
+        publish_run(Run(uri, run_id, "2026-01-05"), storage)
+    system.counts.clear()
+    system.latency = 0.02
+    publish_run(Run(uri, "d", "2026-01-05"), storage)
+    system.latency, counts = 0.0, system.counts.copy()
+    assert [entry.run_id for entry in publications(uri, storage)] == list("abcd")
+    # Every entry is read; the new one is created and moved.
+    assert (counts["OPEN"], counts["CREATE"], counts["RENAME"], counts["DELETE"]) == (3, 1, 1, 0)
+    assert counts.total() < 25
+
+
 def test_slow_renames_and_double_listings_do_no_harm(spark: SparkSession, remote: tuple[FileSystem, str]) -> None:
     system, uri = remote
     system.slow_rename, system.lists_twice = 0.01, True
