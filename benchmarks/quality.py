@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,17 +29,16 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import SparkSession
 
-from benchmarks import feature_models, rankings, user_fields
+from benchmarks import feature_models, rankings, rating_errors, user_fields
 from benchmarks.datasets import hold_out_two, movielens, movielens_folds, play_counts
 from benchmarks.peer_models import Factors, Ratings, implicit_factors, mllib_estimator, mllib_factors, objective
 from benchmarks.quality_fits import N_BLOCKS, fit, frame_of, is_installed, rows_of
+from benchmarks.rating_errors import model_scores
 from recsys_spark.config import TrainConfig
 from recsys_spark.kernels.label_metrics import auc, log_losses
-from recsys_spark.kernels.pair_scores import pair_scores
 from recsys_spark.kernels.ranking_metrics import ndcg_at_n, recall_at_n
 from recsys_spark.kernels.top_n import top_n
 from recsys_spark.session import build_session
-from recsys_spark.train import Factorization
 
 # Folder, how it is read, and whether its values are ratings.
 RANKINGS = {
@@ -54,9 +52,6 @@ SEED = 0
 # Counted as this many more ratings with the mean label of all items; the best of 1, 2, 5 and 10.
 LABEL_SMOOTHING = 5
 
-RATINGS_SETTING = TrainConfig(
-    rank=40, iterations=10, reg_param=5.0, reg_exponent=0.2, bias_reg_param=2.0, tolerance=0.0, n_blocks=N_BLOCKS
-)
 LABELS_SETTING = TrainConfig(
     loss="logistic",
     positive_threshold=4.0,
@@ -79,7 +74,7 @@ def main() -> None:
         return
     spark = build_session("recsys-benchmark-quality")
     measure: dict[str, Callable[[], dict[str, Any]]] = {
-        "rmse": lambda: measure_rating_errors(spark, arguments.data / "ml-100k"),
+        "rmse": lambda: measure_rating_errors(spark, arguments),
         "logistic": lambda: measure_label_errors(spark, arguments.data / "ml-100k"),
         "lastfm": lambda: measure_lists(spark, arguments.data / "hetrec-lastfm-2k"),
         "mllib": lambda: measure_equivalence(spark, arguments.data / "ml-100k"),
@@ -93,9 +88,14 @@ def main() -> None:
 
 
 def measure_without_spark(arguments: argparse.Namespace) -> None:
-    """Run the sections that can do without Spark: lists, with our models fitted by their kernels alone."""
-    chosen = [name for name in arguments.only or RANKINGS if name in RANKINGS]
-    print("RESULT " + json.dumps({name: measure_rankings(None, name, arguments) for name in chosen}), flush=True)
+    """Run the sections that can do without Spark, with our models fitted by their kernels alone."""
+    result = {}
+    for name in arguments.only or ("rmse", *RANKINGS):
+        if name == "rmse":
+            result[name] = measure_rating_errors(None, arguments)
+        elif name in RANKINGS:
+            result[name] = measure_rankings(None, name, arguments)
+    print("RESULT " + json.dumps(result), flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -103,11 +103,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the quality of models beside other libraries.")
     parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--only", choices=SECTIONS, nargs="+", help="some of the sections (default: all)")
-    parser.add_argument("--models", nargs="+", help="sections ..._lists: only models whose names begin like this")
+    parser.add_argument("--models", nargs="+", help="rmse and ..._lists: only models whose names begin like this")
     parser.add_argument(
         "--without-spark",
         action="store_true",
-        help="only the sections ..._lists: our models by their kernels alone, which gives the same bits; no MLlib",
+        help="only the sections rmse and ..._lists: ours by their kernels alone, which gives the same bits; no MLlib",
     )
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
@@ -119,51 +119,20 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def measure_rating_errors(spark: SparkSession, folder: Path) -> dict[str, Any]:
-    """Compare RMSE and MAE on the official folds of MovieLens 100K with Surprise's models at their defaults."""
-    folds = movielens_folds(folder)
-    errors: dict[str, list[tuple[float, float]]] = {"ours": []}
-    started = time.monotonic()
-    for training, test in folds:
-        model = fit(spark, training, RATINGS_SETTING)
-        predicted = np.clip(model_scores(model, test), 1.0, 5.0)
-        errors["ours"].append(rmse_and_mae(predicted, test.values))
-    seconds = {"ours": time.monotonic() - started}
-    if is_installed("surprise"):
-        for name in ("SVD", "SVDpp", "KNNBaseline"):
-            started = time.monotonic()
-            errors[f"Surprise {name}"] = surprise_errors(folder, name)
-            seconds[f"Surprise {name}"] = time.monotonic() - started
+def measure_rating_errors(spark: SparkSession | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compare RMSE and MAE on the official folds of MovieLens 100K with Surprise's models."""
+    errors = rating_errors.measure(spark, arguments.data / "ml-100k", arguments.models or ())
     means = {name: np.mean(found, axis=0) for name, found in errors.items()}
     print_table(
         "RMSE on MovieLens 100K, official folds u1 to u5, and MAE",
-        ["model", "mean", *(f"u{n}" for n in range(1, len(folds) + 1)), "MAE", "seconds"],
-        [
-            [name, means[name][0], *(pair[0] for pair in found), means[name][1], f"{seconds[name]:.0f}"]
-            for name, found in errors.items()
-        ],
+        ["model", "mean", "MAE", *(f"u{n}" for n in range(1, 6))],
+        [[name, *means[name].tolist(), *(pair[0] for pair in found)] for name, found in errors.items()],
     )
     return {
         f"{name} {metric}": round(float(mean[place]), 5)
         for name, mean in means.items()
         for place, metric in enumerate(("rmse", "mae"))
     }
-
-
-def surprise_errors(folder: Path, name: str) -> list[tuple[float, float]]:
-    """Return RMSE and MAE per fold of one of Surprise's models, with its default settings."""
-    import surprise
-    from surprise.model_selection import PredefinedKFold
-
-    files = [(str(folder / f"u{n}.base"), str(folder / f"u{n}.test")) for n in range(1, 6)]
-    data = surprise.Dataset.load_from_folds(files, reader=surprise.Reader("ml-100k"))
-    options = {"verbose": False} if name == "KNNBaseline" else {"random_state": SEED}
-    errors = []
-    for training, test in PredefinedKFold().split(data):
-        predicted = getattr(surprise, name)(**options).fit(training).test(test)
-        rmse, mae = (measure(predicted, verbose=False) for measure in (surprise.accuracy.rmse, surprise.accuracy.mae))
-        errors.append((float(rmse), float(mae)))
-    return errors
 
 
 def measure_label_errors(spark: SparkSession, folder: Path) -> dict[str, Any]:
@@ -372,18 +341,6 @@ def print_blends(blends: dict[float, tuple[float, float]], kind: str) -> None:
         ["content_weight", f"all {kind}s", f"{kind}s with fewer than {feature_models.FEW_RATINGS} training ratings"],
         [[f"{weight:g}", *hits] for weight, hits in blends.items()],
     )
-
-
-def model_scores(model: Factorization, pairs: Ratings) -> npt.NDArray[np.float64]:
-    """Score pairs; the vectors of unknown users and items are zero, which leaves the biases and the mean."""
-    return pair_scores(
-        model.user_vectors[pairs.users], model.item_vectors[pairs.items], model.global_mean, model.biases
-    )
-
-
-def rmse_and_mae(predicted: npt.NDArray[np.float64], ratings: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Return the root of the mean squared error, and the mean absolute error."""
-    return float(np.sqrt(np.mean((predicted - ratings) ** 2))), float(np.mean(np.abs(predicted - ratings)))
 
 
 def describe(setting: TrainConfig) -> str:

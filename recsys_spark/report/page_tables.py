@@ -61,7 +61,10 @@ def verdict_of(record: dict[str, Any] | None) -> Verdict:
     lost = [row for row in compared if row["advantage"] <= 0]
     unclear = [row for row in compared if row["advantage"] > 0 and row["verdict"] != "better"]
     if lost:
-        return Verdict("bad", "The model does not beat its baselines.", [_beside(row) for row in lost + unclear])
+        # Runs of earlier versions have no advice.
+        advised = [record["advice"]] if record.get("advice") else []
+        lines = [_beside(row) for row in lost + unclear] + advised
+        return Verdict("bad", "The model does not beat its baselines.", lines)
     if unclear:
         return Verdict("warn", "The model is not clearly above its baselines.", [_beside(row) for row in unclear])
     return Verdict("good", f"The model beats every baseline ({len(compared)} comparisons).")

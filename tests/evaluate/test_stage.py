@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+import yaml
 
+from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ContractError
 from recsys_spark.evaluate import held_out_ratings, measured_models, stage
 from recsys_spark.pipeline import run_stages, stages
@@ -164,7 +167,26 @@ def test_a_split_by_time_and_labels(
     assert found["global_mean", "log_loss"] == pytest.approx(np.mean(losses))
     assert found["global_mean", "auc"] == 0.5
     assert "new items" in {row["segment"] for row in record["metrics"]}
-    assert [row for row in record["comparisons"] if row["verdict"] != "better"]
+    lost = [row for row in record["comparisons"] if row["metric"] == "ndcg@3" and row["advantage"] <= 0]
+    assert lost
+    assert "train: {loss: ials, positive_threshold: 1," in record["advice"]
+    assert record["advice"] in caplog.text
+
+
+def test_advice_is_for_lists_that_lose_and_losses_that_see_rated_pairs_alone() -> None:
+    def row(metric: str, advantage: float) -> dict[str, Any]:
+        return {"metric": metric, "advantage": advantage}
+
+    plain, pulled = TrainConfig(), TrainConfig(unobserved_weight=0.1)
+    found = stage.advice(plain, [row("ndcg@10", -0.1)])
+    assert found is not None
+    tried = yaml.safe_load(re.search(r"train: (\{.*?\})", found)[1])
+    assert TrainConfig.model_validate(tried).unobserved_weight > 0
+    labels = stage.advice(TrainConfig(loss="logistic"), [row("ndcg@10", 0.0)])
+    assert TrainConfig.model_validate(yaml.safe_load(re.search(r"train: (\{.*?\})", labels)[1])).loss == "ials"
+    assert stage.advice(pulled, [row("ndcg@10", -0.1)]) is None
+    assert stage.advice(TrainConfig(loss="implicit"), [row("ndcg@10", -0.1)]) is None
+    assert stage.advice(plain, [row("ndcg@10", 0.1), row("rmse", -0.1)]) is None
 
 
 def test_a_split_that_leaks_stops_the_run(

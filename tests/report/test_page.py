@@ -115,7 +115,9 @@ def test_credentials_and_what_cannot_be_seen_are_not_shown() -> None:
 def test_a_model_that_does_not_beat_its_baselines_is_told_in_red() -> None:
     data = page_data()
     data["records"]["evaluate"]["comparisons"] = [comparison("popularity", -0.01, "not told apart")]
+    data["records"]["evaluate"]["advice"] = "Try another weight."
     page = run_page(data)
+    assert "<li>Try another weight.</li>" in page
     assert 'class="verdict bad"' in page
     assert "The model does not beat its baselines" in page
     assert re.search(r'<td class="n bad">0\.1200<', page), "the baseline that it loses to is marked"
