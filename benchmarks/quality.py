@@ -44,6 +44,7 @@ from recsys_spark.session import build_session
 RANKINGS = {
     "ml100k_lists": ("ml-100k", rankings.movielens_case, True),
     "lastfm_lists": ("hetrec-lastfm-2k", rankings.lastfm_case, False),
+    "lastfm_fifth_lists": ("hetrec-lastfm-2k", rankings.lastfm_fifth_case, False),
     "retail_lists": ("online-retail", rankings.retail_case, False),
 }
 SECTIONS = ("rmse", "logistic", "lastfm", "mllib", "features", "user_fields", "books", *RANKINGS)

@@ -195,6 +195,24 @@ def popularity_chart(lists: dict[str, Any]) -> Chart:
     )
 
 
+def coverage_chart(data: dict[str, Any]) -> Chart | None:
+    """Draw which share of the items is in any measured list, by model; None where nothing was measured."""
+    record, n = data["records"].get("evaluate") or {"metrics": []}, data["run"]["config"]["evaluate"]["n"]
+    wanted = (f"coverage@{n}", "all")
+    rows = [row for row in record["metrics"] if (row["metric"], row["segment"]) == wanted]
+    before = (data.get("previous") or {}).get("metrics", [])
+    rows += [
+        {**row, "model": f"previous {row['model']}"}
+        for row in before
+        if (row["metric"], row["segment"]) == wanted and row["model"] in OURS
+    ]
+    if not rows:
+        return None
+    cells = [(row["model"], style_of(row["model"]), row["value"], None, None) for row in rows]
+    summary = f"Lists of {n} by {rows[0]['model']} hold {rows[0]['value']:.1%} of the {rows[0]['n']:,} items."
+    return interval_chart("Coverage", summary, cells, x_title="share of the items that are in any list (0 to 1)")
+
+
 def stage_chart(records: dict[str, dict[str, Any]]) -> Chart:
     """Draw when each stage ran."""
     started = {name: datetime.fromisoformat(record["started"]) for name, record in records.items()}
