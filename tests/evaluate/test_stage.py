@@ -78,7 +78,7 @@ def test_held_out_users_are_folded_in_and_everything_stands_beside_baselines(
     make_context: MakeContext, tmp_path: Path
 ) -> None:
     evaluation = {
-        "split": "users", "holdout_share": 0.4, "relevant_rating": 4, "n": 3, "at": [1, 5], "item_knn": True,
+        "split": "users", "holdout_share": 0.4, "relevant_rating": 4, "n": 3, "at": [1, 5, 40], "item_knn": True,
         "sampled_negatives": 6, "recent_days": 5, "replicates": 30, "activity_bounds": [8],
     }  # fmt: skip
     record, split = evaluated(make_context, tmp_path, evaluate=evaluation, train={"rank": 3, "iterations": 5})
@@ -107,6 +107,11 @@ def test_held_out_users_are_folded_in_and_everything_stands_beside_baselines(
         ("popularity", "overlap_with_model@3"), ("model", "sampled_6_ndcg@3"), ("popularity", "sampled_6_hit_rate@3"),
     }  # fmt: skip
     assert all(np.isfinite(value) for value in found.values())
+    # Lists longer than the catalogue hold all of it, but for what is known of the user; places that stay empty count.
+    by_user = Counter(row["user_index"] for row in held_out if row["rating"] >= 4)
+    for model in ("model", "popularity", "popularity_recent", "item_knn"):
+        assert found[model, "recall@40"] == found[model, "hit_rate@40"] == 1.0
+        assert found[model, "precision@40"] == pytest.approx(np.mean(list(by_user.values())) / 40)
     compared = {(row["baseline"], row["metric"]): row["verdict"] for row in record["comparisons"]}
     assert compared["global_mean", "rmse"] == "better"
     assert compared.keys() == {
@@ -155,7 +160,7 @@ def test_a_split_by_time_and_labels(
         "reg_param": 1e6,
         "bias_reg_param": 1e6,
     }
-    evaluation = {"split": "time", "holdout_share": 0.3, "n": 3, "relevant_rating": 4, "replicates": 30}
+    evaluation = {"split": "time", "holdout_share": 0.3, "n": 3, "replicates": 30}
     record, split = evaluated(make_context, tmp_path, evaluate=evaluation, train=train)
     first = min(row["timestamp"] for row in split if row["part"] == "held_out")
     assert max(row["timestamp"] for row in split if row["part"] == "training") < first
@@ -166,6 +171,9 @@ def test_a_split_by_time_and_labels(
     losses = [-math.log(share if row["rating"] >= 4 else 1 - share) for row in held_out]
     assert found["global_mean", "log_loss"] == pytest.approx(np.mean(losses))
     assert found["global_mean", "auc"] == 0.5
+    counts = Counter(row["item_index"] for row in split if row["part"] == "training")
+    # Hits are what training takes for a liking, where nothing else is told.
+    assert found["popularity", "ndcg@3"] == pytest.approx(popular_ndcg(split, counts, 3))
     assert "new items" in {row["segment"] for row in record["metrics"]}
     lost = [row for row in record["comparisons"] if row["metric"] == "ndcg@3" and row["advantage"] <= 0]
     assert lost
