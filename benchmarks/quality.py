@@ -106,6 +106,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=SECTIONS, nargs="+", help="some of the sections (default: all)")
     parser.add_argument("--models", nargs="+", help="rmse and ..._lists: only models whose names begin like this")
     parser.add_argument(
+        "--kernels", action="store_true", help="..._lists: ours by their kernels alone, which gives the same bits"
+    )
+    parser.add_argument(
         "--without-spark",
         action="store_true",
         help="only the sections rmse and ..._lists: ours by their kernels alone, which gives the same bits; no MLlib",
@@ -260,7 +263,8 @@ def measure_rankings(spark: SparkSession | None, section: str, arguments: argpar
     """Compare lists of all models on one data set, each tuned over as many settings on validation data."""
     folder, read, are_ratings = RANKINGS[section]
     case = read(arguments.data / folder)
-    rows, result = rankings.measure(spark, case, are_ratings=are_ratings, models=arguments.models or ())
+    by_kernels, models = arguments.kernels, arguments.models or ()
+    rows, result = rankings.measure(spark, case, are_ratings=are_ratings, by_kernels=by_kernels, models=models)
     n_users = len(np.unique(case.test.users[case.test.values >= case.relevant]))
     header = ["model", "chosen setting", "NDCG@10", "95% interval", "recall@10", "MAP@10", "ours is ahead by"]
     print_table(f"{case.name}, {n_users:,} users with something to find", header, rows)

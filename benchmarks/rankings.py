@@ -107,18 +107,18 @@ def retail_case(folder: Path) -> Case:
     return Case("Online Retail, by time", *parts, relevant=-np.inf)
 
 
-def candidates(spark: SparkSession | None, *, are_ratings: bool) -> list[Candidate]:
+def candidates(spark: SparkSession | None, *, are_ratings: bool, by_kernels: bool) -> list[Candidate]:
     """Return what is compared, six settings each.
 
     Where values are ratings, half of the settings of every model that takes what it is given for a liking get ratings
-    of 4 and 5 alone. Without Spark, our models are fitted by their kernels alone, and MLlib's are left out.
+    of 4 and 5 alone. Without Spark, MLlib's models are left out, and ours are fitted by their kernels alone.
     """
     threshold: tuple[float | None, ...] = (None, LIKED) if are_ratings else (None,)
     weights = (1.0,) if are_ratings else (0.3, 1.0)
     penalties = (10.0, 20.0, 30.0) if are_ratings else (5.0, 10.0, 30.0)
 
     def ours(settings: Sequence[TrainConfig], ratings: Ratings) -> Iterator[Scores]:
-        if spark is None:
+        if spark is None or by_kernels:
             for setting in settings:
                 yield products(fit_alone(ratings, setting), setting.uses_biases)
             return
@@ -206,7 +206,12 @@ class Measured:
 
 
 def measure(
-    spark: SparkSession | None, case: Case, *, are_ratings: bool, models: Sequence[str] = ()
+    spark: SparkSession | None,
+    case: Case,
+    *,
+    are_ratings: bool,
+    by_kernels: bool = False,
+    models: Sequence[str] = (),
 ) -> tuple[list[list[Any]], dict[str, Any]]:
     """Choose each model's setting on the validation part, fit it to both parts, and measure it on the test part.
 
@@ -220,7 +225,7 @@ def measure(
     """
     both = joined(case.training, case.validation)
     found = []
-    for candidate in candidates(spark, are_ratings=are_ratings):
+    for candidate in candidates(spark, are_ratings=are_ratings, by_kernels=by_kernels):
         if models and not candidate.name.startswith(tuple(models)):
             continue
         started = time.monotonic()
