@@ -40,12 +40,12 @@ from recsys_spark.kernels.ranking_metrics import ndcg_at_n, recall_at_n
 from recsys_spark.kernels.top_n import top_n
 from recsys_spark.session import build_session
 
-# Folder, how it is read, and whether its values are ratings.
+# Folder, and how it is read and split.
 RANKINGS = {
-    "ml100k_lists": ("ml-100k", rankings.movielens_case, True),
-    "lastfm_lists": ("hetrec-lastfm-2k", rankings.lastfm_case, False),
-    "lastfm_fifth_lists": ("hetrec-lastfm-2k", rankings.lastfm_fifth_case, False),
-    "retail_lists": ("online-retail", rankings.retail_case, False),
+    "ml100k_lists": ("ml-100k", rankings.movielens_case),
+    "lastfm_lists": ("hetrec-lastfm-2k", rankings.lastfm_case),
+    "lastfm_fifth_lists": ("hetrec-lastfm-2k", rankings.lastfm_fifth_case),
+    "retail_lists": ("online-retail", rankings.retail_case),
 }
 SECTIONS = ("rmse", "logistic", "lastfm", "mllib", "features", "user_fields", "books", *RANKINGS)
 LIST_LENGTH = 20
@@ -261,10 +261,10 @@ def list_quality(factors: Factors, training: Ratings, also_seen: list[Ratings], 
 
 def measure_rankings(spark: SparkSession | None, section: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare lists of all models on one data set, each tuned over as many settings on validation data."""
-    folder, read, are_ratings = RANKINGS[section]
+    folder, read = RANKINGS[section]
     case = read(arguments.data / folder)
     by_kernels, models = arguments.kernels, arguments.models or ()
-    rows, result = rankings.measure(spark, case, are_ratings=are_ratings, by_kernels=by_kernels, models=models)
+    rows, result = rankings.measure(spark, case, by_kernels=by_kernels, models=models)
     n_users = len(np.unique(case.test.users[case.test.values >= case.relevant]))
     header = ["model", "chosen setting", "NDCG@10", "95% interval", "recall@10", "MAP@10", "ours is ahead by"]
     print_table(f"{case.name}, {n_users:,} users with something to find", header, rows)
