@@ -38,10 +38,13 @@ def input_charts(data: dict[str, Any]) -> list[Chart]:
     if data.get("rating_histogram"):
         bins = data["rating_histogram"]
         most = max(bins, key=lambda part: part["n"])
+        # Pages that were collected by an earlier version do not tell.
+        n_moved = sum(part.get("n_moved", 0) for part in bins)
+        between = f" {n_moved:,} that lie between these values stand at the nearest." if n_moved else ""
         charts.append(
             bar_chart(
                 "Ratings by value",
-                f"The most common value is {most['name']}, with {most['n']:,} ratings.",
+                f"The most common value is {most['name']}, with {most['n']:,} ratings.{between}",
                 [part["name"] for part in bins],
                 {"ratings": [part["n"] for part in bins]},
                 x_title="rating",

@@ -156,7 +156,7 @@ def _metrics_table(
             found.append(before.get((own["model"], metric)) if own else None)
         for column, row in enumerate(found, 1):
             if row is not None and row["low"] is not None:
-                table.notes[column, metric] = f"{row['low']:.4f} to {row['high']:.4f}"
+                table.notes[column, metric] = f"{row['low']:.4f} to\u00a0{row['high']:.4f}"
         n = next(iter(by_model.values()))["n"]
         table.rows.append([metric, *("" if row is None else f"{row['value']:.4f}" for row in found), f"{n:,}"])
         marked = {(1 + models.index(model), metric): "bad" for model, name in losers if name == metric}
@@ -217,7 +217,8 @@ def plan_table(record: dict[str, Any]) -> PageTable | None:
         "time per iteration": ("iteration_seconds", _seconds),
     }
     rows = [
-        [name, say(predicted[key]), say(actual[key])]
+        # Numbers stay on a line with their units.
+        [name, *(say(of[key]).replace(" ", "\u00a0") for of in (predicted, actual))]
         for name, (key, say) in kinds.items()
         if predicted[key] is not None and actual[key] is not None
     ]
