@@ -233,15 +233,17 @@ def comparison_charts(
     """Draw the headline measures of two runs, each row's model and run named."""
     charts = []
     for metric in (f"ndcg@{n}", f"recall@{n}", f"coverage@{n}", "rmse", "log_loss"):
-        cells = []
+        cells, said = [], []
         for (model, name), row in after.items():
             if name == metric:
                 other = before.get((model, name))
                 if other is not None:
                     cells.append((f"A, {model}", "s2", other["value"], other["low"], other["high"]))
+                    said.append(f"{model}: {other['value']:.4f} in A, {row['value']:.4f} in B.")
                 cells.append((f"B, {model}", "s1", row["value"], row["low"], row["high"]))
         if cells:
             better = {1: ", higher is better", -1: ", lower is better", 0: ""}[direction(metric)]
-            summary = f"{cells[0][0]}: {cells[0][2]:.4f}; {cells[-1][0]}: {cells[-1][2]:.4f}."
+            # The first is ours: baselines are measured after it.
+            summary = said[0] if said else f"{cells[0][0]}: {cells[0][2]:.4f}."
             charts.append(interval_chart(metric, summary, cells, x_title=f"{metric}{better}"))
     return charts

@@ -154,6 +154,7 @@ def test_two_runs_stand_side_by_side() -> None:
         "+0.1000",
         "seconds of train",
         "NDCG@10: 0.3100 in A, 0.4100",
+        "model: 0.3100 in A, 0.4100 in B.",
     ):
         assert wanted in text, wanted
     assert 'class="verdict good"' in page
