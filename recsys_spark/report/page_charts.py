@@ -233,7 +233,8 @@ def comparison_charts(
     """Draw the headline measures of two runs, each row's model and run named."""
     charts = []
     for metric in (f"ndcg@{n}", f"recall@{n}", f"coverage@{n}", "rmse", "log_loss"):
-        cells, said = [], []
+        cells: list[tuple[str, str, float, float | None, float | None]] = []
+        said: list[str] = []
         for (model, name), row in after.items():
             if name == metric:
                 other = before.get((model, name))

@@ -167,7 +167,9 @@ def even_bars(counts: dict[float, int]) -> list[dict[str, Any]]:
         moved = {value for value, place in places.items() if abs(lowest + place * step - value) > _NEAR * step}
         n_bars = max(places.values(), default=0) + 1
         if n_bars <= _MOST_BARS and sum(counts[value] for value in moved) <= _MOVED_SHARE * total:
-            bars = [{"name": f"{lowest + place * step:g}", "n": 0, "n_moved": 0} for place in range(n_bars)]
+            bars: list[dict[str, Any]] = [
+                {"name": f"{lowest + place * step:g}", "n": 0, "n_moved": 0} for place in range(n_bars)
+            ]
             for value, n in counts.items():
                 bars[places[value]]["n"] += n
                 bars[places[value]]["n_moved"] += n if value in moved else 0
