@@ -148,9 +148,7 @@ def test_models_of_rating_errors_are_fitted_side_by_side_with_the_same_bits(
     }  # fmt: skip
 
 
-def test_a_split_by_time_and_labels(
-    make_context: MakeContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_split_by_time_and_labels(make_context: MakeContext, tmp_path: Path) -> None:
     """One factor and one iteration: a model that has learnt nothing is told so."""
     train = {
         "loss": "logistic",
