@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,30 +29,27 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import SparkSession
 
-from benchmarks import feature_models, play_count_lists, rankings, user_fields
+from benchmarks import feature_models, play_count_lists, rankings, rating_errors, user_fields
 from benchmarks.datasets import movielens, movielens_folds
 from benchmarks.peer_models import Factors, Ratings, mllib_estimator, mllib_factors, objective
-from benchmarks.quality_fits import N_BLOCKS, fit, frame_of, is_installed
+from benchmarks.quality_fits import N_BLOCKS, fit, frame_of
+from benchmarks.rating_errors import model_scores
 from recsys_spark.config import TrainConfig
 from recsys_spark.kernels.label_metrics import auc, log_losses
-from recsys_spark.kernels.pair_scores import pair_scores
 from recsys_spark.session import build_session
-from recsys_spark.train import Factorization
 
-# Folder, how it is read, and whether its values are ratings.
+# Folder, and how it is read and split.
 RANKINGS = {
-    "ml100k_lists": ("ml-100k", rankings.movielens_case, True),
-    "lastfm_lists": ("hetrec-lastfm-2k", rankings.lastfm_case, False),
-    "retail_lists": ("online-retail", rankings.retail_case, False),
+    "ml100k_lists": ("ml-100k", rankings.movielens_case),
+    "lastfm_lists": ("hetrec-lastfm-2k", rankings.lastfm_case),
+    "lastfm_fifth_lists": ("hetrec-lastfm-2k", rankings.lastfm_fifth_case),
+    "retail_lists": ("online-retail", rankings.retail_case),
 }
 SECTIONS = ("rmse", "logistic", "lastfm", "mllib", "features", "user_fields", "books", *RANKINGS)
 SEED = 0
 # Counted as this many more ratings with the mean label of all items; the best of 1, 2, 5 and 10.
 LABEL_SMOOTHING = 5
 
-RATINGS_SETTING = TrainConfig(
-    rank=40, iterations=10, reg_param=5.0, reg_exponent=0.2, bias_reg_param=2.0, tolerance=0.0, n_blocks=N_BLOCKS
-)
 LABELS_SETTING = TrainConfig(
     loss="logistic",
     positive_threshold=4.0,
@@ -76,7 +72,7 @@ def main() -> None:
         return
     spark = build_session("recsys-benchmark-quality")
     measure: dict[str, Callable[[], dict[str, Any]]] = {
-        "rmse": lambda: measure_rating_errors(spark, arguments.data / "ml-100k"),
+        "rmse": lambda: measure_rating_errors(spark, arguments),
         "logistic": lambda: measure_label_errors(spark, arguments.data / "ml-100k"),
         "lastfm": lambda: measure_lists(spark, arguments),
         "mllib": lambda: measure_equivalence(spark, arguments.data / "ml-100k"),
@@ -90,9 +86,14 @@ def main() -> None:
 
 
 def measure_without_spark(arguments: argparse.Namespace) -> None:
-    """Run the sections that can do without Spark: lists, with our models fitted by their kernels alone."""
-    chosen = [name for name in arguments.only or RANKINGS if name in RANKINGS]
-    print("RESULT " + json.dumps({name: measure_rankings(None, name, arguments) for name in chosen}), flush=True)
+    """Run the sections that can do without Spark, with our models fitted by their kernels alone."""
+    result = {}
+    for name in arguments.only or ("rmse", *RANKINGS):
+        if name == "rmse":
+            result[name] = measure_rating_errors(None, arguments)
+        elif name in RANKINGS:
+            result[name] = measure_rankings(None, name, arguments)
+    print("RESULT " + json.dumps(result), flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -100,12 +101,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the quality of models beside other libraries.")
     parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--only", choices=SECTIONS, nargs="+", help="some of the sections (default: all)")
-    parser.add_argument("--models", nargs="+", help="sections ..._lists: only models whose names begin like this")
+    parser.add_argument("--models", nargs="+", help="rmse and ..._lists: only models whose names begin like this")
     parser.add_argument("--hold-outs", type=int, default=5, help="lastfm: random hold-outs (default 5)")
+    parser.add_argument(
+        "--kernels", action="store_true", help="..._lists: ours by their kernels alone, which gives the same bits"
+    )
     parser.add_argument(
         "--without-spark",
         action="store_true",
-        help="only the sections ..._lists: our models by their kernels alone, which gives the same bits; no MLlib",
+        help="only the sections rmse and ..._lists: ours by their kernels alone, which gives the same bits; no MLlib",
     )
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
@@ -117,51 +121,20 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def measure_rating_errors(spark: SparkSession, folder: Path) -> dict[str, Any]:
-    """Compare RMSE and MAE on the official folds of MovieLens 100K with Surprise's models at their defaults."""
-    folds = movielens_folds(folder)
-    errors: dict[str, list[tuple[float, float]]] = {"ours": []}
-    started = time.monotonic()
-    for training, test in folds:
-        model = fit(spark, training, RATINGS_SETTING)
-        predicted = np.clip(model_scores(model, test), 1.0, 5.0)
-        errors["ours"].append(rmse_and_mae(predicted, test.values))
-    seconds = {"ours": time.monotonic() - started}
-    if is_installed("surprise"):
-        for name in ("SVD", "SVDpp", "KNNBaseline"):
-            started = time.monotonic()
-            errors[f"Surprise {name}"] = surprise_errors(folder, name)
-            seconds[f"Surprise {name}"] = time.monotonic() - started
+def measure_rating_errors(spark: SparkSession | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compare RMSE and MAE on the official folds of MovieLens 100K with Surprise's models."""
+    errors = rating_errors.measure(spark, arguments.data / "ml-100k", arguments.models or ())
     means = {name: np.mean(found, axis=0) for name, found in errors.items()}
     print_table(
         "RMSE on MovieLens 100K, official folds u1 to u5, and MAE",
-        ["model", "mean", *(f"u{n}" for n in range(1, len(folds) + 1)), "MAE", "seconds"],
-        [
-            [name, means[name][0], *(pair[0] for pair in found), means[name][1], f"{seconds[name]:.0f}"]
-            for name, found in errors.items()
-        ],
+        ["model", "mean", "MAE", *(f"u{n}" for n in range(1, 6))],
+        [[name, *means[name].tolist(), *(pair[0] for pair in found)] for name, found in errors.items()],
     )
     return {
         f"{name} {metric}": round(float(mean[place]), 5)
         for name, mean in means.items()
         for place, metric in enumerate(("rmse", "mae"))
     }
-
-
-def surprise_errors(folder: Path, name: str) -> list[tuple[float, float]]:
-    """Return RMSE and MAE per fold of one of Surprise's models, with its default settings."""
-    import surprise
-    from surprise.model_selection import PredefinedKFold
-
-    files = [(str(folder / f"u{n}.base"), str(folder / f"u{n}.test")) for n in range(1, 6)]
-    data = surprise.Dataset.load_from_folds(files, reader=surprise.Reader("ml-100k"))
-    options = {"verbose": False} if name == "KNNBaseline" else {"random_state": SEED}
-    errors = []
-    for training, test in PredefinedKFold().split(data):
-        predicted = getattr(surprise, name)(**options).fit(training).test(test)
-        rmse, mae = (measure(predicted, verbose=False) for measure in (surprise.accuracy.rmse, surprise.accuracy.mae))
-        errors.append((float(rmse), float(mae)))
-    return errors
 
 
 def measure_label_errors(spark: SparkSession, folder: Path) -> dict[str, Any]:
@@ -214,9 +187,10 @@ def measure_lists(spark: SparkSession, arguments: argparse.Namespace) -> dict[st
 
 def measure_rankings(spark: SparkSession | None, section: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare lists of all models on one data set, each tuned over as many settings on validation data."""
-    folder, read, are_ratings = RANKINGS[section]
+    folder, read = RANKINGS[section]
     case = read(arguments.data / folder)
-    rows, result = rankings.measure(spark, case, are_ratings=are_ratings, models=arguments.models or ())
+    by_kernels, models = arguments.kernels, arguments.models or ()
+    rows, result = rankings.measure(spark, case, by_kernels=by_kernels, models=models)
     n_users = len(np.unique(case.test.users[case.test.values >= case.relevant]))
     header = ["model", "chosen setting", "NDCG@10", "95% interval", "recall@10", "MAP@10", "ours is ahead by"]
     print_table(f"{case.name}, {n_users:,} users with something to find", header, rows)
@@ -304,18 +278,6 @@ def print_blends(blends: dict[float, tuple[float, float]], kind: str) -> None:
         ["content_weight", f"all {kind}s", f"{kind}s with fewer than {feature_models.FEW_RATINGS} training ratings"],
         [[f"{weight:g}", *hits] for weight, hits in blends.items()],
     )
-
-
-def model_scores(model: Factorization, pairs: Ratings) -> npt.NDArray[np.float64]:
-    """Score pairs; the vectors of unknown users and items are zero, which leaves the biases and the mean."""
-    return pair_scores(
-        model.user_vectors[pairs.users], model.item_vectors[pairs.items], model.global_mean, model.biases
-    )
-
-
-def rmse_and_mae(predicted: npt.NDArray[np.float64], ratings: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Return the root of the mean squared error, and the mean absolute error."""
-    return float(np.sqrt(np.mean((predicted - ratings) ** 2))), float(np.mean(np.abs(predicted - ratings)))
 
 
 def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:

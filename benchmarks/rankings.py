@@ -26,7 +26,49 @@ SEED = 0
 REPLICATES = 500
 LENGTH = 10
 LIKED = 4.0
+# What the others are compared with, in every section: as many settings as each of them.
+OURS = "ours, squared with unobserved_weight"
 Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Grids:
+    """Where the settings of a data set lie: weights and penalties of each kind of loss; all combinations, six of each.
+
+    ``thresholds`` are those from which on a rating is taken for a liking; None: all are.
+    """
+
+    squared: tuple[tuple[float, ...], tuple[float, ...]]
+    ials: tuple[tuple[float, ...], tuple[float, ...]]
+    implicit: tuple[tuple[float, ...], tuple[float, ...]]
+    mllib: tuple[tuple[float, ...], tuple[float, ...]]
+    thresholds: tuple[float | None, ...] = (None,)
+
+    @property
+    def are_ratings(self) -> bool:
+        """Whether values are ratings."""
+        return len(self.thresholds) > 1
+
+
+RATINGS = Grids(
+    squared=((0.3, 0.5), (0.01, 0.02, 0.03)),
+    ials=((0.3, 0.6, 1.0), (0.01,)),
+    implicit=((1.0,), (10.0, 20.0, 30.0)),
+    mllib=((1.0,), (0.1, 0.3, 0.5)),
+    thresholds=(None, LIKED),
+)
+PLAYS = Grids(
+    squared=((0.1, 0.2), (0.002, 0.005, 0.01)),
+    ials=((0.1, 0.2, 0.3), (0.002, 0.005)),
+    implicit=((1.0, 1.5), (10.0, 20.0, 30.0)),
+    mllib=((1.0, 1.5), (0.03, 0.1, 0.3)),
+)
+SALES = Grids(
+    squared=((0.2, 0.5, 1.0), (0.005, 0.01)),
+    ials=((0.1, 0.3, 1.0), (0.002, 0.005)),
+    implicit=((0.3, 1.0), (5.0, 10.0, 30.0)),
+    mllib=((0.3, 1.0), (0.03, 0.1, 0.3)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +80,7 @@ class Case:
     validation: Ratings
     test: Ratings
     relevant: float
+    grids: Grids
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +94,27 @@ class Candidate:
 
 def movielens_case(folder: Path) -> Case:
     """Hold out a random 20% of MovieLens 100K for the test, and 10% for validation; ratings of 4 and 5 are hits."""
-    ratings = movielens(folder)
+    return Case("MovieLens 100K", *in_three_parts(movielens(folder)), relevant=LIKED, grids=RATINGS)
+
+
+def in_three_parts(ratings: Ratings) -> tuple[Ratings, Ratings, Ratings]:
+    """Return ratings for training, a random 10% for validation, and a random 20% for the test."""
     place = np.random.default_rng(SEED).random(len(ratings.users))
-    parts = (place >= 0.3, (place >= 0.2) & (place < 0.3), place < 0.2)
-    return Case("MovieLens 100K", *(ratings.where(part) for part in parts), relevant=LIKED)
+    return ratings.where(place >= 0.3), ratings.where((place >= 0.2) & (place < 0.3)), ratings.where(place < 0.2)
 
 
 def lastfm_case(folder: Path) -> Case:
-    """Hold out two artists of every user of HetRec Last.fm."""
-    return Case("HetRec Last.fm", *hold_out_two(play_counts(folder), SEED), relevant=-np.inf)
+    """Hold out one artist of every user of HetRec Last.fm for the test, and 15% of the others for validation."""
+    training, also, test = hold_out_two(play_counts(folder), SEED)
+    others = joined(training, also)
+    judges = np.random.default_rng(SEED).random(len(others.users)) < 0.15
+    return Case("HetRec Last.fm", others.where(~judges), others.where(judges), test, relevant=-np.inf, grids=PLAYS)
+
+
+def lastfm_fifth_case(folder: Path) -> Case:
+    """Hold out a random 20% of HetRec Last.fm for the test, and 10% for validation: some ten artists of a user."""
+    ratings = play_counts(folder)
+    return Case("HetRec Last.fm, a fifth held out", *in_three_parts(ratings), relevant=-np.inf, grids=PLAYS)
 
 
 def retail_case(folder: Path) -> Case:
@@ -90,21 +145,18 @@ def retail_case(folder: Path) -> Case:
         values = np.log1p(bought[is_new]).astype(np.float32)
         index = (chosen // len(codes)).astype(np.int32), (chosen % len(codes)).astype(np.int32)
         parts.append(Ratings(*index, values, len(customers), len(codes)))
-    return Case("Online Retail, by time", *parts, relevant=-np.inf)
+    return Case("Online Retail, by time", *parts, relevant=-np.inf, grids=SALES)
 
 
-def candidates(spark: SparkSession | None, *, are_ratings: bool) -> list[Candidate]:
+def candidates(spark: SparkSession | None, grids: Grids, *, by_kernels: bool) -> list[Candidate]:
     """Return what is compared, six settings each.
 
     Where values are ratings, half of the settings of every model that takes what it is given for a liking get ratings
-    of 4 and 5 alone. Without Spark, our models are fitted by their kernels alone, and MLlib's are left out.
+    of 4 and 5 alone. Without Spark, MLlib's models are left out, and ours are fitted by their kernels alone.
     """
-    threshold: tuple[float | None, ...] = (None, LIKED) if are_ratings else (None,)
-    weights = (1.0,) if are_ratings else (0.3, 1.0)
-    penalties = (10.0, 20.0, 30.0) if are_ratings else (5.0, 10.0, 30.0)
 
     def ours(settings: Sequence[TrainConfig], ratings: Ratings) -> Iterator[Scores]:
-        if spark is None:
+        if spark is None or by_kernels:
             for setting in settings:
                 yield products(fit_alone(ratings, setting), setting.uses_biases)
             return
@@ -117,15 +169,15 @@ def candidates(spark: SparkSession | None, *, are_ratings: bool) -> list[Candida
             model = mllib_estimator(setting, N_BLOCKS).fit(frame_of(spark, liked(ratings, setting.positive_threshold)))
             yield products(mllib_factors(model, ratings.n_users, ratings.n_items), biases=False)
 
-    by_degree: dict[str, Sequence[Any]] = {"reg_exponent": (1.0,), "positive_threshold": threshold}
+    by_degree: dict[str, Sequence[Any]] = {"reg_exponent": (1.0,), "positive_threshold": grids.thresholds}
     plain: dict[str, Sequence[Any]] = {**by_degree, "reg_exponent": (0.0,)}
-    squared_weights, squared_penalties = (
-        ((0.3, 0.5), (0.01, 0.02, 0.03)) if are_ratings else ((0.2, 0.5, 1.0), (0.005, 0.01))
-    )
-    ials_weights, ials_penalties = ((0.3, 0.6, 1.0), (0.01,)) if are_ratings else ((0.1, 0.3, 1.0), (0.002, 0.005))
+    weights, penalties = grids.implicit
+    implicit = settings("implicit", **plain, alpha=weights, reg_param=penalties)
+    squared_weights, squared_penalties = grids.squared
+    ials_weights, ials_penalties = grids.ials
     found = [
         Candidate(
-            "ours, squared with unobserved_weight",
+            OURS,
             settings(
                 "squared",
                 reg_exponent=(1.0,),
@@ -140,20 +192,19 @@ def candidates(spark: SparkSession | None, *, are_ratings: bool) -> list[Candida
             settings("ials", **by_degree, unobserved_weight=ials_weights, reg_param=ials_penalties),
             ours,
         ),
-        Candidate("ours, implicit", settings("implicit", **plain, alpha=weights, reg_param=penalties), ours),
+        Candidate("ours, implicit", implicit, ours),
     ]
     if spark is not None:
-        mllib_penalties = (0.1, 0.3, 0.5) if are_ratings else (0.03, 0.1, 0.3)
-        implicit = settings("implicit", **by_degree, alpha=weights, reg_param=mllib_penalties)
-        found.append(Candidate("MLlib ALS, implicitPrefs", implicit, mllib))
-    if spark is not None and are_ratings:
+        weights, penalties = grids.mllib
+        preferences = settings("implicit", **by_degree, alpha=weights, reg_param=penalties)
+        found.append(Candidate("MLlib ALS, implicitPrefs", preferences, mllib))
+    if spark is not None and grids.are_ratings:
         explicit = settings("squared", reg_exponent=(1.0,), rank=(16, 32), reg_param=(0.03, 0.1, 0.3), biases=(False,))
         found.append(Candidate("MLlib ALS, ratings", explicit, mllib))
     if is_installed("implicit"):
-        als = settings("implicit", **plain, alpha=weights, reg_param=penalties)
-        found.append(Candidate("implicit's ALS", als, implicit_scores))
-        kinds = ("BM25Recommender",) if are_ratings else ("TFIDFRecommender", "BM25Recommender")
-        knn = list(itertools.product(kinds, (20, 100, 500), threshold))
+        found.append(Candidate("implicit's ALS", implicit, implicit_scores))
+        kinds = ("BM25Recommender",) if grids.are_ratings else ("TFIDFRecommender", "BM25Recommender")
+        knn = list(itertools.product(kinds, (20, 100, 500), grids.thresholds))
         found.append(Candidate("item_knn (implicit's)", knn, neighbour_scores))
     return [*found, Candidate("popularity", [None], popularity_scores)]
 
@@ -192,7 +243,11 @@ class Measured:
 
 
 def measure(
-    spark: SparkSession | None, case: Case, *, are_ratings: bool, models: Sequence[str] = ()
+    spark: SparkSession | None,
+    case: Case,
+    *,
+    by_kernels: bool = False,
+    models: Sequence[str] = (),
 ) -> tuple[list[list[Any]], dict[str, Any]]:
     """Choose each model's setting on the validation part, fit it to both parts, and measure it on the test part.
 
@@ -200,13 +255,13 @@ def measure(
     -------
     rows : list
         Model, chosen setting, NDCG and its 95% interval, recall, MAP, and how far ours is ahead by NDCG, with its
-        interval over the same users. Of ours, the model that is best on the validation part.
+        interval over the same users: of `OURS`.
     result : dict
         The same by model, with numbers as text.
     """
     both = joined(case.training, case.validation)
     found = []
-    for candidate in candidates(spark, are_ratings=are_ratings):
+    for candidate in candidates(spark, case.grids, by_kernels=by_kernels):
         if models and not candidate.name.startswith(tuple(models)):
             continue
         started = time.monotonic()
@@ -216,7 +271,7 @@ def measure(
         found.append(Measured(candidate.name, setting, validation, measures))
         # A run that is cut off has told what it has.
         print(f"{case.name}, {found[-1].row(None)}, {time.monotonic() - started:.0f} s in all", flush=True)
-    ours = max((one for one in found if one.name.startswith("ours")), key=lambda one: one.validation, default=None)
+    ours = next((one for one in found if one.name == OURS), None)
     rows = [one.row(ours) for one in found]
     return rows, {row[0]: [f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row[1:]] for row in rows}
 

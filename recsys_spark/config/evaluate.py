@@ -43,7 +43,9 @@ class EvaluateConfig(Section):
         default=(5, 20), description="further lengths at which lists are measured, as far as recommend.mmr.pool reaches"
     )
     relevant_rating: float | None = Field(
-        default=None, description="held-out ratings from here up count as hits; null: all"
+        default=None,
+        description="held-out ratings from here up count as hits; null: those from train.positive_threshold up, else "
+        "of labels the ones, for implicit and ials those above 0, of ratings all",
     )
     sampled_negatives: int | None = Field(
         default=None,

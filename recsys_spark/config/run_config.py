@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from typing import Literal
 
 import yaml
@@ -257,6 +258,16 @@ class PipelineConfig(Section):
         """The lengths at which lists are measured, ascending."""
         longest = self.recommend.mmr.pool if self.recommend.mmr is not None else max(self.evaluate.lengths)
         return tuple(length for length in self.evaluate.lengths if length <= longest)
+
+    @property
+    def relevant_rating(self) -> float | None:
+        """From which rating on a held-out one counts as a hit, by default as training takes it; None: all do."""
+        if self.evaluate.relevant_rating is not None or self.train.loss == "squared":
+            return self.evaluate.relevant_rating
+        if self.train.positive_threshold is not None:
+            return self.train.positive_threshold
+        # Implicit losses take what is above 0 for a liking.
+        return 1.0 if self.train.loss == "logistic" else sys.float_info.min
 
     @property
     def new_ratings_input(self) -> InputConfig:

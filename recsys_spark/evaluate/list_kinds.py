@@ -61,7 +61,7 @@ def measure_lists(
     run, which are removed.
     """
     config = context.config.evaluate
-    relevant = relevant_items(parts.held_out, config.relevant_rating)
+    relevant = relevant_items(parts.held_out, context.config.relevant_rating)
     relevant = relevant.join(parts.known_counts(), "user_index", "left").fillna(0, ["n_known"]).persist()
     folder = join(context.run.path, "_evaluated_lists")
     try:

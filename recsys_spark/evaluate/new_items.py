@@ -58,7 +58,7 @@ def measure_new_items(context: StageContext) -> list[Estimate]:
     )
     vectors = model.rows_for_lists(context.spark)
     of_known = of_candidates.join(vectors.select("user_index"), "user_index", "left_semi")
-    relevant = relevant_items(of_known, config.relevant_rating).persist()
+    relevant = relevant_items(of_known, context.config.relevant_rating).persist()
     try:
         n_relevant = relevant.select(F.size("relevant").alias("n")).toArrow()["n"].to_numpy()
         if len(n_relevant) == 0:

@@ -214,7 +214,7 @@ def _rows_of_sums(sums: Float64Array, given: ErrorInput) -> Iterator[tuple[int, 
 
 def _values_of_users(pairs: pa.Table, name: str, indptr: Int64Array, given: ErrorInput) -> Float64Array:
     """Return what each user adds to the sums of a predictor: float64 (m, all items and their classes, 7)."""
-    ratings, predicted = _ratings(pairs), _predictions(pairs, name, given)
+    ratings, predicted, scores = _ratings(pairs), _predictions(pairs, name, given), pairs[name].to_numpy()
     errors, centered = predicted - ratings, ratings - given.center
     first = log_losses(predicted, ratings) if given.are_labels else errors**2
     of_pairs = np.stack([np.ones(len(ratings)), first, np.abs(errors), centered, centered**2], axis=1)
@@ -226,7 +226,8 @@ def _values_of_users(pairs: pa.Table, name: str, indptr: Int64Array, given: Erro
         values[:, part, :5] = np.add.reduceat(of_pairs * is_in[:, None], indptr[:-1], axis=0)
         if threshold is not None:
             kept: Int64Array = np.concatenate([[0], np.cumsum(is_in)])[indptr]
-            areas = auc_of_rows(kept, predicted[is_in], ratings[is_in] >= threshold)
+            # Of the scores as they are: cut to the range, those beyond it would tie.
+            areas = auc_of_rows(kept, scores[is_in], ratings[is_in] >= threshold)
             values[:, part, 5], values[:, part, 6] = np.nan_to_num(areas), np.isfinite(areas)
     return values
 

@@ -56,7 +56,7 @@ class SampledInput:
 
 
 def measure_sampled(users: DataFrame, given: SampledInput) -> list[Estimate]:
-    """Rank every held-out item among ``n_negatives`` random items that the user has neither rated nor held out.
+    """Rank every held-out item among ``n_negatives`` random items that are neither known of the user nor hits.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ import numpy as np
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.config import TrainConfig
 from recsys_spark.evaluate.baselines import (
     BIAS_ONLY,
     GLOBAL_MEAN,
@@ -50,8 +51,8 @@ def run(context: StageContext) -> dict[str, Any]:
     Returns
     -------
     dict
-        The metrics as rows, the comparisons with baselines, the calibration, the numbers of ratings in each part, and
-        the history of the fit.
+        The metrics as rows, the comparisons with baselines, what to try where they are lost, the calibration, the
+        numbers of ratings in each part, and the history of the fit.
     """
     if context.config.evaluate.holdout_share == 0:
         return _nothing_to_measure(context, {TRAINING: 0, FOLD_IN: 0, HELD_OUT: 0})
@@ -72,13 +73,15 @@ def run(context: StageContext) -> dict[str, Any]:
     rows = [estimate.row() for estimate in estimates]
     context.write(METRICS, context.spark.createDataFrame(rows, METRICS.schema))
     compared = _comparisons(context, estimates)
-    _say(context, estimates, compared)
+    advised = advice(context.config.train, compared)
+    _say(context, estimates, compared, advised)
     return {
         **_sizes(parts.counts),
         "split": context.config.evaluate.split,
         "from_time": parts.from_time,
         "metrics": [dict(zip(METRICS.schema.names, row, strict=True)) for row in rows],
         "comparisons": compared,
+        "advice": advised,
         "calibration": errors.calibration,
         "history": [asdict(step) for step in model.history],
     }
@@ -96,7 +99,7 @@ def _nothing_to_measure(context: StageContext, counts: dict[str, int]) -> dict[s
     )
     context.write(METRICS, context.spark.createDataFrame([], METRICS.schema))
     nothing: dict[str, Any] = {name: [] for name in ("metrics", "comparisons", "calibration", "history")}
-    return {**_sizes(counts), "split": config.split, "from_time": None, **nothing}
+    return {**_sizes(counts), "split": config.split, "from_time": None, "advice": None, **nothing}
 
 
 def _label(context: StageContext) -> Column | None:
@@ -211,7 +214,36 @@ def _comparisons(context: StageContext, estimates: list[Estimate]) -> list[dict[
     return [row for row in found if row["baseline"] not in _OURS]
 
 
-def _say(context: StageContext, estimates: list[Estimate], compared: list[dict[str, Any]]) -> None:
+def advice(config: TrainConfig, compared: list[dict[str, Any]]) -> str | None:
+    """Return what to try where lists are no better than a baseline's, and training saw rated pairs alone.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    compared : list of dict
+        Rows of `comparisons`.
+
+    Returns
+    -------
+    str or None
+        None where lists are better, or the loss counts what was not rated already.
+    """
+    has_lost = any(row["metric"].startswith("ndcg@") and row["advantage"] <= 0 for row in compared)
+    if not has_lost or config.model != "factors" or config.unobserved_weight > 0:
+        return None
+    better = {
+        "squared": "unobserved_weight: 0.05, reg_param: 0.01, bias_reg_param: 0.01, reg_exponent: 1.0",
+        "logistic": "loss: ials, positive_threshold: 1, unobserved_weight: 0.1, reg_param: 0.005, reg_exponent: 1.0",
+    }.get(config.loss)
+    if better is None:
+        return None
+    return (
+        "Training saw rated pairs alone: they say how users would rate an item, not whether they would choose it. "
+        f"For lists, begin with train: {{{better}}}, and look for better ones with recsys-spark tune."
+    )
+
+
+def _say(context: StageContext, estimates: list[Estimate], compared: list[dict[str, Any]], advised: str | None) -> None:
     headline = (f"ndcg@{context.config.evaluate.n}", "rmse", "mae", "log_loss", "auc")
     for found in estimates:
         if found.metric in headline and found.segment == "all":
@@ -228,3 +260,5 @@ def _say(context: StageContext, estimates: list[Estimate], compared: list[dict[s
                 f"{row['verdict']}, {row['advantage']:+.5f}",
                 extra={"fields": row},
             )
+    if advised:
+        log.warning(f"evaluate: {advised}")

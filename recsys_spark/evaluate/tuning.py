@@ -199,7 +199,7 @@ def judged_ratings(context: StageContext) -> Iterator[JudgedRatings]:
                 "no rating is left to judge settings by", where="tune.holdout_share", got=f"{tune.holdout_share:g}"
             )
         n_shares = number_of_shares(n_held_out)
-        rows = rows_to_score(training, held_out, tune.metric, config.relevant_rating, n_shares).persist()
+        rows = rows_to_score(training, held_out, tune.metric, context.config.relevant_rating, n_shares).persist()
         try:
             yield JudgedRatings(training, rows, n_shares)
         finally:
@@ -260,6 +260,7 @@ def _score_path(context: StageContext, trial: Trial, iterations: int) -> str:
         trial.config.model_dump(mode="json", exclude={"iterations"}),
         context.config.evaluate.model_dump(mode="json"),
         context.config.ingest.rating_range,
+        context.config.relevant_rating,
         code_fingerprint(_CODE),
     )
     return join(context.run.path, "tuning", f"{decides}-{iterations}.json")

@@ -2,7 +2,7 @@
 
 All functions take the same three arrays:
 
-* ``columns``, int32 of shape (m, n): each user's list, best first; -1 where a list is shorter than n.
+* ``columns``, int32 of shape (m, n): each user's list, best first, no column twice; -1 where a list is shorter than n.
 * ``relevant_indptr``, int64 of shape (m + 1,), and ``relevant_columns``, integers of shape (nnz,): user u's
   held-out columns are ``relevant_columns[relevant_indptr[u]:relevant_indptr[u + 1]]``, each once, any order.
 
@@ -193,15 +193,16 @@ def sampled_positions(positives: Float64Array, negatives: Float64Array) -> Int64
     Returns
     -------
     int64 array of shape (m,)
-        From 1; a tie is lost. Numbers from this protocol are higher than those of full rankings, cannot be compared
-        with them, and may order models otherwise.
+        From 1; a tie is lost, and so is a score that is not a number. Numbers from this protocol are higher than those
+        of full rankings, cannot be compared with them, and may order models otherwise.
 
     References
     ----------
     Krichene, Rendle (2020), On sampled metrics for item recommendation. doi:10.1145/3394486.3403226
     """
     with np.errstate(invalid="ignore"):
-        return np.asarray(1 + (negatives >= positives[:, None]).sum(axis=1))
+        is_lost = ~(negatives < positives[:, None]) & ~np.isnan(negatives)
+    return np.asarray(1 + is_lost.sum(axis=1))
 
 
 def _precision(hits: BoolArray, n: int) -> Float64Array:

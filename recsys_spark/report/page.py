@@ -151,8 +151,9 @@ def _quality(data: dict[str, Any]) -> dict[str, Any] | None:
 def _lists(data: dict[str, Any]) -> dict[str, Any] | None:
     if "lists" not in data or not data["lists"]["entries"]:
         return None
+    coverage = page_charts.coverage_chart(data)
     return {
-        "charts": [page_charts.popularity_chart(data["lists"])],
+        "charts": [page_charts.popularity_chart(data["lists"]), *([coverage] if coverage else [])],
         "tables": page_tables.list_tables(data["lists"]),
     }
 

@@ -38,10 +38,13 @@ def input_charts(data: dict[str, Any]) -> list[Chart]:
     if data.get("rating_histogram"):
         bins = data["rating_histogram"]
         most = max(bins, key=lambda part: part["n"])
+        # Pages that were collected by an earlier version do not tell.
+        n_moved = sum(part.get("n_moved", 0) for part in bins)
+        between = f" {n_moved:,} that lie between these values stand at the nearest." if n_moved else ""
         charts.append(
             bar_chart(
                 "Ratings by value",
-                f"The most common value is {most['name']}, with {most['n']:,} ratings.",
+                f"The most common value is {most['name']}, with {most['n']:,} ratings.{between}",
                 [part["name"] for part in bins],
                 {"ratings": [part["n"] for part in bins]},
                 x_title="rating",
@@ -195,6 +198,24 @@ def popularity_chart(lists: dict[str, Any]) -> Chart:
     )
 
 
+def coverage_chart(data: dict[str, Any]) -> Chart | None:
+    """Draw which share of the items is in any measured list, by model; None where nothing was measured."""
+    record, n = data["records"].get("evaluate") or {"metrics": []}, data["run"]["config"]["evaluate"]["n"]
+    wanted = (f"coverage@{n}", "all")
+    rows = [row for row in record["metrics"] if (row["metric"], row["segment"]) == wanted]
+    before = (data.get("previous") or {}).get("metrics", [])
+    rows += [
+        {**row, "model": f"previous {row['model']}"}
+        for row in before
+        if (row["metric"], row["segment"]) == wanted and row["model"] in OURS
+    ]
+    if not rows:
+        return None
+    cells = [(row["model"], style_of(row["model"]), row["value"], None, None) for row in rows]
+    summary = f"Lists of {n} by {rows[0]['model']} hold {rows[0]['value']:.1%} of the {rows[0]['n']:,} items."
+    return interval_chart("Coverage", summary, cells, x_title="share of the items that are in any list (0 to 1)")
+
+
 def stage_chart(records: dict[str, dict[str, Any]]) -> Chart:
     """Draw when each stage ran."""
     started = {name: datetime.fromisoformat(record["started"]) for name, record in records.items()}
@@ -212,15 +233,18 @@ def comparison_charts(
     """Draw the headline measures of two runs, each row's model and run named."""
     charts = []
     for metric in (f"ndcg@{n}", f"recall@{n}", f"coverage@{n}", "rmse", "log_loss"):
-        cells = []
+        cells: list[tuple[str, str, float, float | None, float | None]] = []
+        said: list[str] = []
         for (model, name), row in after.items():
             if name == metric:
                 other = before.get((model, name))
                 if other is not None:
                     cells.append((f"A, {model}", "s2", other["value"], other["low"], other["high"]))
+                    said.append(f"{model}: {other['value']:.4f} in A, {row['value']:.4f} in B.")
                 cells.append((f"B, {model}", "s1", row["value"], row["low"], row["high"]))
         if cells:
             better = {1: ", higher is better", -1: ", lower is better", 0: ""}[direction(metric)]
-            summary = f"{cells[0][0]}: {cells[0][2]:.4f}; {cells[-1][0]}: {cells[-1][2]:.4f}."
+            # The first is ours: baselines are measured after it.
+            summary = said[0] if said else f"{cells[0][0]}: {cells[0][2]:.4f}."
             charts.append(interval_chart(metric, summary, cells, x_title=f"{metric}{better}"))
     return charts

@@ -34,6 +34,8 @@ _SAMPLE_USERS, _SAMPLE_ITEMS, _EXPLAINED = 3, 3, 2
 _LONGEST_HISTORY, _LONGEST_TEXT, _STRONGEST = 12, 200, 4
 _MOST_FEATURES = 12
 _MOST_BARS, _BINS, _POPULARITY_GROUPS = 30, 20, 10
+# Of rating scales; and which share of the ratings may lie between them.
+_STEPS, _MOVED_SHARE, _NEAR = (1.0, 0.5, 0.25, 0.1), 0.02, 1e-3
 # Explaining reads all item factors on the driver; 200 MB of them are enough for a page.
 _MOST_FACTORS = 50_000_000
 
@@ -133,7 +135,7 @@ def _rating_histogram(ratings: DataFrame) -> list[dict[str, Any]]:
     ).collect()[0]
     if extent["n"] <= _MOST_BARS:
         rows = ratings.groupBy("rating").agg(F.count("*").alias("n")).orderBy("rating").collect()
-        return [{"name": f"{row['rating']:g}", "n": int(row["n"])} for row in rows]
+        return even_bars({float(row["rating"]): int(row["n"]) for row in rows})
     width = (extent["high"] - extent["low"]) / _BINS
     place = F.least(F.floor((F.col("rating") - extent["low"]) / width), F.lit(_BINS - 1))
     counts = {
@@ -144,6 +146,36 @@ def _rating_histogram(ratings: DataFrame) -> list[dict[str, Any]]:
         {"name": f"{start:.3g} to {start + width:.3g}", "n": counts.get(number, 0)}
         for number, start in enumerate(starts)
     ]
+
+
+def even_bars(counts: dict[float, int]) -> list[dict[str, Any]]:
+    """Return bars at even steps; few values that lie between them, such as means of merged ratings, go to the nearest.
+
+    Parameters
+    ----------
+    counts : dict of float to int
+        Ratings by value.
+
+    Returns
+    -------
+    list of dict
+        ``name``, ``n``, and ``n_moved``, how many of these have another value. Values that lie on no such steps have a
+        bar each.
+    """
+    lowest, total = min(counts, default=0.0), sum(counts.values())
+    for step in _STEPS:
+        places = {value: round((value - lowest) / step) for value in counts}
+        moved = {value for value, place in places.items() if abs(lowest + place * step - value) > _NEAR * step}
+        n_bars = max(places.values(), default=0) + 1
+        if n_bars <= _MOST_BARS and sum(counts[value] for value in moved) <= _MOVED_SHARE * total:
+            bars: list[dict[str, Any]] = [
+                {"name": f"{lowest + place * step:g}", "n": 0, "n_moved": 0} for place in range(n_bars)
+            ]
+            for value, n in counts.items():
+                bars[places[value]]["n"] += n
+                bars[places[value]]["n_moved"] += n if value in moved else 0
+            return bars
+    return [{"name": f"{value:g}", "n": n, "n_moved": 0} for value, n in sorted(counts.items())]
 
 
 def _activity(rows: DataFrame) -> list[dict[str, Any]]:

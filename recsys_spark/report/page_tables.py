@@ -61,7 +61,10 @@ def verdict_of(record: dict[str, Any] | None) -> Verdict:
     lost = [row for row in compared if row["advantage"] <= 0]
     unclear = [row for row in compared if row["advantage"] > 0 and row["verdict"] != "better"]
     if lost:
-        return Verdict("bad", "The model does not beat its baselines.", [_beside(row) for row in lost + unclear])
+        # Runs of earlier versions have no advice.
+        advised = [record["advice"]] if record.get("advice") else []
+        lines = [_beside(row) for row in lost + unclear] + advised
+        return Verdict("bad", "The model does not beat its baselines.", lines)
     if unclear:
         return Verdict("warn", "The model is not clearly above its baselines.", [_beside(row) for row in unclear])
     return Verdict("good", f"The model beats every baseline ({len(compared)} comparisons).")
@@ -187,7 +190,7 @@ def _metrics_table(
             found.append(before.get((own["model"], metric)) if own else None)
         for column, row in enumerate(found, 1):
             if row is not None and row["low"] is not None:
-                table.notes[column, metric] = f"{row['low']:.4f} to {row['high']:.4f}"
+                table.notes[column, metric] = f"{row['low']:.4f} to\u00a0{row['high']:.4f}"
         n = next(iter(by_model.values()))["n"]
         table.rows.append([metric, *("" if row is None else f"{row['value']:.4f}" for row in found), f"{n:,}"])
         marked = {(1 + models.index(model), metric): "bad" for model, name in losers if name == metric}
@@ -257,7 +260,8 @@ def plan_table(record: dict[str, Any]) -> PageTable | None:
         "time per iteration": ("iteration_seconds", _seconds),
     }
     rows = [
-        [name, say(predicted[key]), say(actual[key])]
+        # Numbers stay on a line with their units.
+        [name, *(say(of[key]).replace(" ", "\u00a0") for of in (predicted, actual))]
         for name, (key, say) in kinds.items()
         if predicted[key] is not None and actual[key] is not None
     ]

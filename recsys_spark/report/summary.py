@@ -107,6 +107,8 @@ def _print_metrics(console: Console, record: dict[str, Any], n: int) -> None:
         if row["verdict"] != "better":
             text = f"{row['model']} does not beat {row['baseline']} by {row['metric']}: {row['verdict']}"
             console.print(f"{text} ({row['advantage']:+.4f})", style="bold red", highlight=False)
+    if record.get("advice"):
+        console.print(record["advice"], style="red", highlight=False)
 
 
 def _with_interval(row: dict[str, Any]) -> str:

@@ -24,11 +24,12 @@ _EXPLICIT = """\
   reg_param: 0.01
   bias_reg_param: 0.01
   reg_exponent: 1.0"""
+# Amounts that reach from one to thousands would drown the others as confidence (loss: implicit).
 _COUNTS = """\
-  # Larger: a high count says more than a low one.
-  alpha: 1.0
-  reg_param: 10.0
-  reg_exponent: 0.0"""
+  # What counts is whether a user met an item. Every other pair counts this much, as if not liked.
+  unobserved_weight: 0.1
+  reg_param: 0.005
+  reg_exponent: 1.0"""
 
 
 def starter_config(path: str) -> str:
@@ -167,7 +168,7 @@ def _train_section(feedback: Feedback) -> str:
     elif feedback.kind == "labels":
         lines += ["  # So these are labels: liked or not.", "  loss: logistic"]
     else:
-        lines += ["  # So these are traces of what people did (implicit).", "  loss: implicit", _COUNTS]
+        lines += ["  # So these are traces of what people did (implicit).", "  loss: ials", _COUNTS]
     return "\n".join([*lines, "  rank: 32", "  iterations: 10"])
 
 

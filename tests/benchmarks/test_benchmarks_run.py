@@ -62,6 +62,14 @@ def test_an_item_that_everybody_rated(exchange: str) -> None:
 
 
 @pytest.mark.slow
+def test_held_out_pairs_stay_on_the_executors() -> None:
+    """The benchmark itself compares RMSE and AUC with those of all pairs at once."""
+    found = result_of("held_out_pairs.py", "--pairs", "2e4", "--users", "1000", "--items", "500", "--replicates", "5")
+    assert found["received_rows"] < 500
+    assert found["estimates"] > 100
+
+
+@pytest.mark.slow
 def test_lists_beside_their_product() -> None:
     sizes = ["--users", "300", "--items", "200", "--rank", "8", "--kernel-users", "64"]
     found = result_of("top_n.py", *sizes, "--rounds", "1")

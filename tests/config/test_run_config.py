@@ -31,6 +31,27 @@ def test_every_shipped_configuration_is_valid() -> None:
         assert load_config(file).name
 
 
+def test_shipped_configurations_count_what_was_not_rated() -> None:
+    """Lists from rated pairs alone are no better than what is popular: see docs/quality.md."""
+    for file in (ROOT / "conf").glob("*.yaml"):
+        train = load_config(file).train
+        assert train.unobserved_weight > 0 or train.loss == "implicit", file.name
+
+
+def test_hits_are_what_training_takes_for_a_liking_unless_told_otherwise(write_config: Callable[..., str]) -> None:
+    def hits(train: dict[str, object], **evaluate: object) -> float | None:
+        return load_config(write_config(train=train, evaluate=evaluate)).relevant_rating
+
+    assert hits({}) is None
+    assert hits({}, relevant_rating=4) == 4
+    assert hits({"loss": "logistic"}) == 1
+    assert hits({"loss": "logistic", "positive_threshold": 3.5}) == 3.5
+    ials = {"loss": "ials", "unobserved_weight": 0.1}
+    assert 0 < hits(ials) < 1e-300
+    assert hits({**ials, "positive_threshold": 4}) == 4
+    assert hits({**ials, "positive_threshold": 4}, relevant_rating=2) == 2
+
+
 def test_unknown_key_names_file_field_and_nearest_key(write_config: Callable[..., str]) -> None:
     path = write_config(train={"rnak": 3})
     text = message(path)

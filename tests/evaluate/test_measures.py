@@ -94,7 +94,9 @@ def test_errors_of_ratings_are_scikit_learns_in_every_segment(spark: SparkSessio
                 assert found[name, metric, segment].value == pytest.approx(value, rel=1e-9), (metric, segment)
                 assert found[name, metric, segment].n == mask.sum()
         check_pooled_auc(found, name, pairs, is_one)
-        assert found[name, "auc_per_user", "all"].value == pytest.approx(mean_user_auc(pairs, guess, is_one), rel=1e-12)
+        per_user = mean_user_auc(pairs, pairs[name], is_one)
+        assert found[name, "auc_per_user", "all"].value == pytest.approx(per_user, rel=1e-12)
+        assert per_user != pytest.approx(mean_user_auc(pairs, guess, is_one), rel=1e-4), "of scores, not of cut ones"
     distance = check_calibration(errors.calibration, np.clip(pairs["model"], 1, 5), truth)
     error = found["model", "calibration_error", "all"]
     assert error.value == pytest.approx(distance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+import yaml
 
+from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ContractError
 from recsys_spark.evaluate import held_out_ratings, measured_models, stage
 from recsys_spark.pipeline import run_stages, stages
@@ -75,7 +78,7 @@ def test_held_out_users_are_folded_in_and_everything_stands_beside_baselines(
     make_context: MakeContext, tmp_path: Path
 ) -> None:
     evaluation = {
-        "split": "users", "holdout_share": 0.4, "relevant_rating": 4, "n": 3, "at": [1, 5], "item_knn": True,
+        "split": "users", "holdout_share": 0.4, "relevant_rating": 4, "n": 3, "at": [1, 5, 40], "item_knn": True,
         "sampled_negatives": 6, "recent_days": 5, "replicates": 30, "activity_bounds": [8],
     }  # fmt: skip
     record, split = evaluated(make_context, tmp_path, evaluate=evaluation, train={"rank": 3, "iterations": 5})
@@ -104,6 +107,11 @@ def test_held_out_users_are_folded_in_and_everything_stands_beside_baselines(
         ("popularity", "overlap_with_model@3"), ("model", "sampled_6_ndcg@3"), ("popularity", "sampled_6_hit_rate@3"),
     }  # fmt: skip
     assert all(np.isfinite(value) for value in found.values())
+    # Lists longer than the catalogue hold all of it, but for what is known of the user; places that stay empty count.
+    by_user = Counter(row["user_index"] for row in held_out if row["rating"] >= 4)
+    for model in ("model", "popularity", "popularity_recent", "item_knn"):
+        assert found[model, "recall@40"] == found[model, "hit_rate@40"] == 1.0
+        assert found[model, "precision@40"] == pytest.approx(np.mean(list(by_user.values())) / 40)
     compared = {(row["baseline"], row["metric"]): row["verdict"] for row in record["comparisons"]}
     assert compared["global_mean", "rmse"] == "better"
     assert compared.keys() == {
@@ -140,9 +148,7 @@ def test_models_of_rating_errors_are_fitted_side_by_side_with_the_same_bits(
     }  # fmt: skip
 
 
-def test_a_split_by_time_and_labels(
-    make_context: MakeContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_split_by_time_and_labels(make_context: MakeContext, tmp_path: Path) -> None:
     """One factor and one iteration: a model that has learnt nothing is told so."""
     train = {
         "loss": "logistic",
@@ -152,7 +158,7 @@ def test_a_split_by_time_and_labels(
         "reg_param": 1e6,
         "bias_reg_param": 1e6,
     }
-    evaluation = {"split": "time", "holdout_share": 0.3, "n": 3, "relevant_rating": 4, "replicates": 30}
+    evaluation = {"split": "time", "holdout_share": 0.3, "n": 3, "replicates": 30}
     record, split = evaluated(make_context, tmp_path, evaluate=evaluation, train=train)
     first = min(row["timestamp"] for row in split if row["part"] == "held_out")
     assert max(row["timestamp"] for row in split if row["part"] == "training") < first
@@ -163,8 +169,28 @@ def test_a_split_by_time_and_labels(
     losses = [-math.log(share if row["rating"] >= 4 else 1 - share) for row in held_out]
     assert found["global_mean", "log_loss"] == pytest.approx(np.mean(losses))
     assert found["global_mean", "auc"] == 0.5
+    counts = Counter(row["item_index"] for row in split if row["part"] == "training")
+    # Hits are what training takes for a liking, where nothing else is told.
+    assert found["popularity", "ndcg@3"] == pytest.approx(popular_ndcg(split, counts, 3))
     assert "new items" in {row["segment"] for row in record["metrics"]}
     assert [row for row in record["comparisons"] if row["verdict"] != "better"]
+    assert record["advice"] == stage.advice(TrainConfig.model_validate(train), record["comparisons"])
+
+
+def test_advice_is_for_lists_that_lose_and_losses_that_see_rated_pairs_alone() -> None:
+    def row(metric: str, advantage: float) -> dict[str, Any]:
+        return {"metric": metric, "advantage": advantage}
+
+    plain, pulled = TrainConfig(), TrainConfig(unobserved_weight=0.1)
+    found = stage.advice(plain, [row("ndcg@10", -0.1)])
+    assert found is not None
+    tried = yaml.safe_load(re.search(r"train: (\{.*?\})", found)[1])
+    assert TrainConfig.model_validate(tried).unobserved_weight > 0
+    labels = stage.advice(TrainConfig(loss="logistic"), [row("ndcg@10", 0.0)])
+    assert TrainConfig.model_validate(yaml.safe_load(re.search(r"train: (\{.*?\})", labels)[1])).loss == "ials"
+    assert stage.advice(pulled, [row("ndcg@10", -0.1)]) is None
+    assert stage.advice(TrainConfig(loss="implicit"), [row("ndcg@10", -0.1)]) is None
+    assert stage.advice(plain, [row("ndcg@10", 0.1), row("rmse", -0.1)]) is None
 
 
 def test_a_split_that_leaks_stops_the_run(

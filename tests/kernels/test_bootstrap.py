@@ -46,5 +46,11 @@ def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
     assert 0.88 <= covered / 200 <= 0.99
 
 
+def test_an_interval_lies_between_its_percentiles() -> None:
+    replicates = np.random.default_rng(0).permutation(1001).astype(float)
+    assert interval(replicates) == pytest.approx((25, 975))
+    assert interval(np.append(replicates, [np.nan, np.inf]), 0.5) == pytest.approx((250, 750))
+
+
 def test_no_interval_of_one_replicate() -> None:
     assert all(math.isnan(bound) for bound in interval(np.array([1.0, np.nan])))

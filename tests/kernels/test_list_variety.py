@@ -40,6 +40,11 @@ def test_overlap_counts_common_items_at_any_place() -> None:
     np.testing.assert_allclose(overlap_of_lists(LISTS, others), [2 / 3, 0.0, np.nan, 1.0])
 
 
+def test_what_fills_up_a_list_is_in_no_other() -> None:
+    columns, others = np.int32([[9, 1], [0, -1]]), np.int32([[0, -1], [-1, -1]])
+    np.testing.assert_array_equal(overlap_of_lists(columns, others), [0.0, 0.0])
+
+
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12))
 def test_gini_is_the_mean_difference(times: list[int]) -> None:
     values, counts = np.unique(times, return_counts=True)

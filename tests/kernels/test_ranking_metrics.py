@@ -116,6 +116,7 @@ def test_nothing_relevant_is_no_number_and_ties_with_drawn_items_are_lost() -> N
     assert all(np.isnan(values).all() for values in found.values())
     scores = np.array([[1.0, 0.5, np.nan], [0.0, 0.1, 0.2]])
     np.testing.assert_array_equal(sampled_positions(np.array([1.0, 0.3]), scores), [2, 1])
+    np.testing.assert_array_equal(sampled_positions(np.array([np.nan, np.nan]), scores), [3, 4])
 
 
 def test_recall_of_parts_counts_each_relevant_column_once():

@@ -10,6 +10,7 @@ import pytest
 
 from recsys_spark.report.charts import bar_chart, interval_chart, round_ticks, short_number
 from recsys_spark.report.page import compare_page, run_page, visible
+from recsys_spark.report.page_data import even_bars
 from recsys_spark.report.page_tables import verdict_of
 from tests.report.page_samples import comparison, feature, metric, page_data
 
@@ -68,9 +69,9 @@ def test_everything_that_was_asked_for_is_on_the_page(page: str) -> None:
         "1,002,000", "unparsable rating", "1,book 17,x", "Ratings by value", "Users by number of ratings",
         "Objective after each half-iteration", "penalty on the factors", "NDCG of lists of 10", "previous model",
         "Recall of lists of 10 by segment", "users of 1 to 9 ratings", "Calibration", "coverage@10",
-        "Who gets the places",
-        "A few users", "Similar items", "Why user book 17", "Stages", "384.0 MiB", "predicted", "reg_exponent", "4.3.0",
-        "out/manifest.json", "entry 3", "0.3000 to 0.3200",
+        "Who gets the places", "Lists of 10 by model hold 40.0% of the 1,200 items",
+        "A few users", "Similar items", "Why user book 17", "Stages", "384.0\u00a0MiB", "predicted",
+        "reg_exponent", "4.3.0", "out/manifest.json", "entry 3", "0.3000 to 0.3200",
         "What is known of the items", "1,234", "789", "31% of the values", "0.1 deviations", "10,400",
         "gets book 17, by features", "genre=book 17", "+0.7000", "3 other features", "+3.4000",
     ):  # fmt: skip
@@ -117,7 +118,9 @@ def test_credentials_and_what_cannot_be_seen_are_not_shown() -> None:
 def test_a_model_that_does_not_beat_its_baselines_is_told_in_red() -> None:
     data = page_data()
     data["records"]["evaluate"]["comparisons"] = [comparison("popularity", -0.01, "not told apart")]
+    data["records"]["evaluate"]["advice"] = "Try another weight."
     page = run_page(data)
+    assert "<li>Try another weight.</li>" in page
     assert 'class="verdict bad"' in page
     assert "The model does not beat its baselines" in page
     assert re.search(r'<td class="n bad">0\.1200<', page), "the baseline that it loses to is marked"
@@ -172,6 +175,7 @@ def test_two_runs_stand_side_by_side() -> None:
         "+0.1000",
         "seconds of train",
         "NDCG@10: 0.3100 in A, 0.4100",
+        "model: 0.3100 in A, 0.4100 in B.",
     ):
         assert wanted in text, wanted
     assert 'class="verdict good"' in page
@@ -188,6 +192,17 @@ def test_axes_have_round_numbers_that_hold_all_values() -> None:
         assert ticks[-1] >= high - 1e-9 * abs(high)
         assert 2 <= len(ticks) <= 9
     assert [short_number(v) for v in (12_300_000, 45_000, 0.05, 0)] == ["12.3M", "45k", "0.05", "0"]
+
+
+def test_ratings_between_steps_stand_at_the_nearest() -> None:
+    bars = even_bars({1.0: 50, 3.0: 100, 4.0: 900, 4.5: 3, 3.667: 2, 5.0: 800})
+    assert [(bar["name"], bar["n"], bar["n_moved"]) for bar in bars] == [
+        ("1", 50, 0), ("2", 0, 0), ("3", 100, 0), ("4", 902, 2), ("5", 803, 3),
+    ]  # fmt: skip
+    assert [bar["name"] for bar in even_bars({0.5: 10, 1.0: 10, 2.0: 10})] == ["0.5", "1", "1.5", "2"]
+    assert [bar["name"] for bar in even_bars({0.0: 1, 0.37: 5, 1000.0: 1})] == ["0", "0.37", "1000"]
+    data = page_data(rating_histogram=bars)
+    assert "5 that lie between these values stand at the nearest." in run_page(data)
 
 
 def test_bars_are_as_long_as_their_numbers_and_stay_inside() -> None:

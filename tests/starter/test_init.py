@@ -105,14 +105,14 @@ def test_online_retail(tmp_path: Path, capsys: pytest.CaptureFixture[str], sourc
     config = configured(real(source), tmp_path, capsys)
     assert columns_of(config) == ("CustomerID", "StockCode", "Quantity", "InvoiceDate")
     assert config.input.timestamp_format == "iso"
-    assert (config.train.loss, config.ingest.duplicates, config.ingest.cancellations) == ("implicit", "sum", True)
+    assert (config.train.loss, config.ingest.duplicates, config.ingest.cancellations) == ("ials", "sum", True)
     assert config.ingest.max_quarantined_share > 0.2, "sales without a customer"
 
 
 def test_play_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configured(real("hetrec-lastfm-2k/user_artists.dat"), tmp_path, capsys)
     assert columns_of(config) == ("userID", "artistID", "weight", None)
-    assert (config.train.loss, config.ingest.rating_range, config.ingest.cancellations) == ("implicit", None, False)
+    assert (config.train.loss, config.ingest.rating_range, config.ingest.cancellations) == ("ials", None, False)
 
 
 def written(folder: Path, name: str, text: str) -> str:
@@ -152,7 +152,7 @@ def test_parquet_with_typed_times(tmp_path: Path, capsys: pytest.CaptureFixture[
     pq.write_table(pa.table(columns), source)
     config = configured(str(source), tmp_path, capsys)
     assert columns_of(config) == ("uid", "track", None, "listened_at")
-    assert (config.input.format, config.train.loss, config.ingest.duplicates) == ("parquet", "implicit", "sum")
+    assert (config.input.format, config.train.loss, config.ingest.duplicates) == ("parquet", "ials", "sum")
 
 
 def test_labels_and_latin_letters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
