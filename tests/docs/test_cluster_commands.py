@@ -25,9 +25,9 @@ def blocks(heading: str) -> list[str]:
 
 
 def submitted(heading: str) -> list[str]:
-    """Return the words that the page gives to spark-submit."""
+    """Return the words that the page gives to spark-submit, with something in the place of ``<what is yours>``."""
     (command,) = [line for block in blocks(heading) for line in block.splitlines() if line.startswith(("spark", "aws"))]
-    words = shlex.split(command)
+    words = shlex.split(re.sub(r"<(\w+)>", r"\1", command))
     if words[0] == "aws":
         (step,) = [word for word in words if word.startswith("Type=Spark")]
         return str(re.search(r"Args=\[(.*)\]", step)[1]).split(",")  # type: ignore[index]
@@ -48,7 +48,7 @@ def taken(command: str, words: list[str]) -> dict[str, Any]:
         ("Standalone", "spark://master:7077", "client"),
         ("YARN", "yarn", "cluster"),
         ("EMR", None, "cluster"),
-        ("Kubernetes", "k8s://https://<server>:6443", "cluster"),
+        ("Kubernetes", "k8s://https://server:6443", "cluster"),
     ],
 )
 def test_spark_and_the_job_take_their_arguments(
