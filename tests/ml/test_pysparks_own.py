@@ -66,7 +66,7 @@ def test_the_examples_of_its_docstring_hold(spark: SparkSession, tmp_path: Path)
     runner = doctest.DocTestRunner(NearNumbers(), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     runner.run(examples, out=told.append, clear_globs=False)
     assert runner.summarize(verbose=False) == (0, len(examples.examples)), "".join(told)
-    assert isinstance(names["model2"], ALSModel)
+    assert isinstance(examples.globs["model2"], ALSModel)
 
 
 def test_a_dataset_of_a_loaded_models_own_tables_is_not_ambiguous(
