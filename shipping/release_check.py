@@ -1,4 +1,4 @@
-"""Install the wheel into an empty environment and run a pipeline on real data from it, far from the checkout."""
+"""Install the wheel into an empty environment, and run the demo and two nights of a shop far from the checkout."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from shipping.package import ROOT, build_wheel, version_of
 
-# A shop's first eleven days: 29,015 rows; then one more night.
+_DEMO, _SHOP = "conf/goodbooks.yaml", "conf/online_retail.yaml"
+# The shop's first eleven days: 29,015 rows; then one more night.
 _FIRST, _END, _NIGHT = "2010-12-01", "2010-12-14", "2010-12-14"
-_CONFIG = "conf/online_retail.yaml"
 _SMALL = ("--set", "train.iterations=3")
 # Where this checkout, its environment or another Spark could come in.
 _OWN_TO_THE_CHECKOUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "SPARK_HOME", "SPARK_CONF_DIR")
@@ -37,15 +37,24 @@ def install(folder: Path) -> tuple[Path, Path]:
     return home, environment
 
 
+def run_demo(home: Path, environment: Path) -> None:
+    """Run what `make demo` runs, and read what is published."""
+    _run(home, environment, "recsys-spark", "pipeline", "--config", _DEMO, "--run-id", "demo")
+    run_id, users = _run(home, environment, "python", "-c", _READ, "runs/goodbooks").split()
+    if run_id != "demo" or int(users) < 50_000:
+        raise SystemExit(f"the demo is not what readers see, but {run_id} with lists of {users} users")
+    print(f"the demo's lists of {users} users from an installed wheel")
+
+
 def run_two_nights(home: Path, environment: Path) -> None:
-    """Run the first days and one night more, and read what is published then."""
-    night = ("--config", _CONFIG, *_SMALL)
+    """Run the shop's first days and one night more, and read what is published then."""
+    night = ("--config", _SHOP, *_SMALL)
     _run(home, environment, "recsys-spark", "pipeline", *night, "--start", _FIRST, "--end", _END, "--run-id", "first")
     _run(home, environment, "recsys-spark", "pipeline", *night, "--date", _NIGHT, "--run-id", "night")
-    run_id, users = _run(home, environment, "python", "-c", _READ).split()
+    run_id, users = _run(home, environment, "python", "-c", _READ, "runs/online-retail").split()
     if run_id != "night" or int(users) < 100:
         raise SystemExit(f"readers do not see the second run, but {run_id} with lists of {users} users")
-    print(f"lists of {users} users from an installed wheel")
+    print(f"the shop's lists of {users} users, after one night more")
 
 
 _LOOK = """
@@ -58,8 +67,9 @@ typed = "typed" if (package / "py.typed").is_file() else "untyped"
 print(version("recsys-spark"), recsys_spark.__version__, typed, sys.prefix if sys.prefix in str(package) else package)
 """
 _READ = """
+import sys
 from recsys_spark.published import read_current_table
-table = read_current_table("runs/online-retail")
+table = read_current_table(sys.argv[1])
 print(table.column("run_id")[0].as_py(), table.num_rows)
 """
 
@@ -82,4 +92,6 @@ def _run(home: Path, environment: Path, program: str, *arguments: str) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="recsys_spark_release_") as temporary:
-        run_two_nights(*install(Path(temporary).resolve()))
+        installed = install(Path(temporary).resolve())
+        run_demo(*installed)
+        run_two_nights(*installed)

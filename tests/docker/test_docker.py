@@ -7,9 +7,11 @@ import shlex
 import subprocess
 import sys
 import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click
@@ -103,6 +105,31 @@ def test_the_image_has_all_that_the_package_requires() -> None:
 def test_the_shell_scripts_can_be_read() -> None:
     for script in DOCKER.glob("*.sh"):
         subprocess.run(["sh", "-n", script], check=True)
+
+
+class Page(BaseHTTPRequestHandler):
+    """Answers with the status that stands in the path."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path[1:]))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_container_is_healthy_if_its_page_answers() -> None:
+    def code(url: str | None) -> int:
+        environment = {} if url is None else {"HEALTH_URL": url}
+        command = [sys.executable, "-I", "-S", DOCKER / "healthy.py"]
+        return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert [code(f"{address}/{status}") for status in (200, 204, 503)] == [0, 1, 1]
+        server.shutdown()
+    assert code(f"{address}/200") == 1, "nobody answers"
+    assert code(None) == 0, "there is nothing to ask"
 
 
 def test_the_entry_point_starts_what_kubernetes_asks_for(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from shipping.package import build_wheel, zip_of
 from tests.conftest import ROOT, small_config
 from tests.docker.compose_processes import QUICK_START, SPARK_HOME, Cluster, die_with_parent, running_cluster, wait_for
 
-pytestmark = pytest.mark.standalone
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +117,21 @@ def test_the_master_and_the_history_server_tell_what_has_happened(cluster: Clust
 
     wait_for(lambda: states() == ["ALIVE", "DEAD"], 60, lambda: str(states()))
 
-    def completed() -> list[str]:
-        told = cluster.answer("http://history:18080/api/v1/applications")
-        return [application["name"] for application in told if application["attempts"][0]["completed"]]
+    applications = "http://history:18080/api/v1/applications"
 
-    assert wait_for(completed, 60, lambda: cluster.log("history")) == ["recsys-from-zip"]
+    def completed() -> list[str]:
+        """Return the ids of applications that have ended."""
+        told = cluster.answer(applications)
+        return [application["id"] for application in told if application["attempts"][0]["completed"]]
+
+    (application,) = wait_for(completed, 60, lambda: cluster.log("history"))
+    assert cluster.answer(f"{applications}/{application}")["name"] == "recsys-from-zip"
+    jobs = cluster.answer(f"{applications}/{application}/jobs")
+    assert {"shipped/ingest", "shipped/index", "shipped/train"} <= {job.get("jobGroup") for job in jobs}
+    sides = {f"train: iteration {number}, {side}" for number in (1, 2, 3, 4) for side in ("users", "items")}
+    assert sides <= {job.get("description") for job in jobs}
+    executors = cluster.answer(f"{applications}/{application}/allexecutors")
+    assert len([one for one in executors if one["id"] != "driver" and one.get("removeReason")]) >= 2, executors
 
 
 def test_factors_from_a_cluster_that_loses_machines_are_those_of_one_machine(
