@@ -36,6 +36,7 @@ BENEATH = {
             "rating_blocks",
             "factor_tables",
             "shared_value",
+            "machine_folder",
             "row_neighbours",
             "rating_split",
             "row_difference",
