@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys_spark.kernels.arrays import Int64Array, IntArray
 
-_TOP_LENGTH = 4096
+_TOP_LENGTH = 16384
 
 
 def _build_ladder(top: int) -> tuple[int, ...]:
@@ -25,7 +25,7 @@ def _build_ladder(top: int) -> tuple[int, ...]:
 
 
 LADDER: Final = _build_ladder(_TOP_LENGTH)
-"""Padded lengths: 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ... 4096."""
+"""Padded lengths: 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ... 16384."""
 
 
 @dataclass(frozen=True, slots=True)

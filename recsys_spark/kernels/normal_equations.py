@@ -104,12 +104,13 @@ def gramian(design: Float32Array, curvature: Float32Array | None) -> Float32Arra
     """Compute Z' diag(w) Z of each row.
 
     Given an array and its own transpose, NumPy calls SYRK and mirrors the triangle in a scalar loop. That
-    pays for long rows only, so short ones are multiplied in two halves, which BLAS sees as plain products.
+    pays for long rows only, so short ones are multiplied in two halves, which BLAS sees as plain products. Weights, which
+    are >= 0, go into both factors as their roots, so that there is one array here too.
     """
+    if curvature is not None:
+        design = design * np.sqrt(curvature)[:, :, None]
     n_rows, length, width = design.shape
     transposed = design.transpose(0, 2, 1)
-    if curvature is not None:
-        return np.asarray(np.matmul(transposed, design * curvature[:, :, None]))
     if length >= _SYRK_MIN_LENGTH_PER_WIDTH * width or width == 1:
         return np.asarray(np.matmul(transposed, design))
     formed = np.empty((n_rows, width, width), dtype=np.float32)

@@ -12,7 +12,7 @@ TOP = LADDER[-1]
 
 def test_ladder_is_fixed():
     assert LADDER[:12] == (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56)
-    assert TOP == 4096
+    assert TOP == 16384
 
 
 @given(degree=st.integers(0, 5 * TOP))

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from recsys_spark.errors import NumericalError
 from recsys_spark.kernels.csr_block import build_csr_block, split_by_block
+from recsys_spark.kernels.degree_ladder import LADDER
 from recsys_spark.kernels.fixed_side import make_fixed_side, with_offsets
 from recsys_spark.kernels.gramian import column_exponents
 from recsys_spark.kernels.hot_rows import find_hot_rows
@@ -218,16 +219,16 @@ def test_rows_that_have_arrived_stay_rather_than_rise_by_a_rounding():
 
 def test_pieces_beyond_the_ladder_are_summed_in_slices():
     rng = np.random.default_rng(0)
-    block = block_of_degrees([9_500], 10_000, rng)
-    vectors = 0.3 * random_vectors(10_000, 4, rng)
+    block = block_of_degrees([40_000], 44_000, rng)
+    vectors = 0.3 * random_vectors(44_000, 4, rng)
     problem = RowProblem(make_problem(LOSSES["squared"])[2])
     fixed = make_fixed_side(vectors, 0.0, True)
-    hot = find_hot_rows(np.bincount(np.repeat(block.row_index, block.degrees)), 10, observations_per_piece=5_000)
+    hot = find_hot_rows(np.bincount(np.repeat(block.row_index, block.degrees)), 10, observations_per_piece=20_000)
     bounds = Bounds(5.0, 1.0, column_exponents(with_offsets(fixed)))
     start = np.zeros((1, 4), np.float32)
     task = hot_task(hot, bounds, problem, None, start)
     pieces = cut_hot_rows(block, hot)
-    assert pieces.degrees.min() > 4_096
+    assert pieces.degrees.min() > LADDER[-1]
     found = solve_in_one_place(pieces, fixed, problem, task)
     expected = solve_rows(block, fixed, problem)
     assert_allclose(found.vectors, expected.vectors, rtol=1e-5, atol=1e-6)

@@ -5,7 +5,7 @@ import pytest
 
 from recsys_spark.kernels.method_choice import DUAL_MAX_LENGTH, Method, choose_methods
 
-LENGTHS = np.array([8, 16, 32, 64, 128, 512, 2048, 4096, 8192])
+LENGTHS = np.array([8, 16, 32, 64, 128, 512, 2048, 16384, 32768])
 
 
 def choose(width, solver="auto", *, has_start=False, is_positive=True):

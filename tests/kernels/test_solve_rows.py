@@ -132,9 +132,9 @@ def test_any_split_of_a_block_gives_equal_bits(solver, problem, cuts, with_start
 @pytest.mark.parametrize("batch_floats", [1, 1 << 14, 1 << 18])
 def test_blocks_and_batch_sizes_give_equal_bits_at_real_widths(solver, width, batch_floats, monkeypatch):
     rng = np.random.default_rng(7)
-    degrees = [*rng.integers(1, 80, size=45).tolist(), 100, 300, 310, 5000]
-    block = block_of_degrees(degrees, 6000, rng)
-    vectors = random_vectors(6000, width, rng)
+    degrees = [*rng.integers(1, 80, size=45).tolist(), 100, 300, 310, 17_000]
+    block = block_of_degrees(degrees, 20_000, rng)
+    vectors = random_vectors(20_000, width, rng)
     problem = (block, vectors, 3.4, Regularization(0.1, 0.05, 1.0, width != 64))
     start = random_vectors(block.n_rows, width, rng)
     whole = solve_all(*problem, solver, start, cg_steps=3)
@@ -176,8 +176,8 @@ def test_cg_never_raises_a_row_objective(problem, steps, scale):
 
 def test_cg_converges_to_the_exact_solution_as_steps_grow():
     rng = np.random.default_rng(11)
-    block = block_of_degrees([20, 90, 200, 5000], 6000, rng)
-    vectors = random_vectors(6000, 17, rng)
+    block = block_of_degrees([20, 90, 200, 20_000], 24_000, rng)
+    vectors = random_vectors(24_000, 17, rng)
     start = random_vectors(4, 17, rng)
     exact = solve_all(block, vectors, 3.4, EXACT, "cholesky").vectors
     errors = [

@@ -171,9 +171,9 @@ def test_nonnegative_rows_satisfy_the_conditions_of_a_constrained_minimum(name, 
 def test_any_split_of_a_block_gives_equal_bits(name, way):
     loss = LOSSES[name]
     rng = np.random.default_rng(8)
-    degrees = [*rng.integers(1, 60, size=30).tolist(), 300, 310, 5000]
+    degrees = [*rng.integers(1, 60, size=30).tolist(), 300, 310, 17_000]
     block, vectors, regularization = make_problem(
-        loss, weighted=name == "ials", width=34, degrees=degrees, n_fixed=6000
+        loss, weighted=name == "ials", width=34, degrees=degrees, n_fixed=20_000
     )
     vectors *= 0.2
     settings = {"nonnegative": True} if way == "nonnegative" else {**WAYS[way], "cg_steps": 3, "gradient_steps": 3}
