@@ -104,8 +104,8 @@ def gramian(design: Float32Array, curvature: Float32Array | None) -> Float32Arra
     """Compute Z' diag(w) Z of each row.
 
     Given an array and its own transpose, NumPy calls SYRK and mirrors the triangle in a scalar loop. That
-    pays for long rows only, so short ones are multiplied in two halves, which BLAS sees as plain products. Weights, which
-    are >= 0, go into both factors as their roots, so that there is one array here too.
+    pays for long rows only, so short ones are multiplied in two halves, which BLAS sees as plain products. Weights,
+    which are >= 0, go into both factors as their roots, so that there is one array here too.
     """
     if curvature is not None:
         design = design * np.sqrt(curvature)[:, :, None]
