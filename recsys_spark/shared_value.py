@@ -6,6 +6,7 @@ import logging
 import mmap
 import pickle
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy.typing as npt
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
@@ -53,6 +55,11 @@ class SharedValue(Generic[T]):
         value: T = held
         return value
 
+    @property
+    def outbox(self) -> Path | None:
+        """Where tasks may leave large results for the driver, see `leave`; None where it could not read them."""
+        return None if self._mapped is None else self._mapped.parent
+
 
 @contextmanager
 def shared(spark: SparkSession, value: T) -> Iterator[SharedValue[T]]:
@@ -73,7 +80,7 @@ def shared(spark: SparkSession, value: T) -> Iterator[SharedValue[T]]:
         try:
             yield SharedValue(mapped=file)
         finally:
-            file.unlink(missing_ok=True)
+            shutil.rmtree(file.parent, ignore_errors=True)
         return
     broadcast = spark.sparkContext.broadcast(value)
     try:
@@ -84,13 +91,33 @@ def shared(spark: SparkSession, value: T) -> Iterator[SharedValue[T]]:
 
 def _mapped_file(value: object) -> Path | None:
     """Write a value to a file of this machine; None, after a warning, where the disk will not have it."""
-    file = machine_folder() / f"shared-{secrets.token_hex(8)}"
+    folder = machine_folder() / f"shared-{secrets.token_hex(8)}"
     try:
         remove_stale()
-        write_mapped(value, file)
+        folder.mkdir()
+        write_mapped(value, folder / "value")
     except OSError as error:
-        file.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         log.warning("values are broadcast, which is slower than files that workers map: %s", error)
+        return None
+    return folder / "value"
+
+
+def leave(array: npt.NDArray[Any], outbox: Path | None) -> Path | None:
+    """Worker: write an array where the driver finds it, instead of sending it through the JVM.
+
+    Returns
+    -------
+    Path or None
+        For ``numpy.fromfile``, while the value is shared; None where there is no outbox, or no room in it.
+    """
+    if outbox is None:
+        return None
+    file = outbox / secrets.token_hex(8)
+    try:
+        reject_full_disk(outbox, array.nbytes)
+        array.tofile(file)
+    except OSError:
         return None
     return file
 

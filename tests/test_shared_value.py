@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from recsys_spark import shared_value
 from recsys_spark.machine_folder import machine_folder
-from recsys_spark.shared_value import SharedValue, read_mapped, shared, write_mapped
+from recsys_spark.shared_value import SharedValue, leave, read_mapped, shared, write_mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,9 @@ def total_in_a_task(spark: SparkSession, value: SharedValue[Given]) -> float:
 def test_a_task_reads_the_file_and_none_is_left(spark: SparkSession) -> None:
     before = set(machine_folder().iterdir())
     with shared(spark, given()) as value:
-        (file,) = set(machine_folder().iterdir()) - before
-        assert file.name.startswith("shared-")
+        (folder,) = set(machine_folder().iterdir()) - before
+        assert folder.name.startswith("shared-")
+        assert value.outbox == folder
         assert total_in_a_task(spark, value) == pytest.approx(sum(array.sum() for array in given().arrays))
     assert set(machine_folder().iterdir()) <= before
 
@@ -87,5 +88,21 @@ def test_a_full_disk_takes_the_slower_way(
     before = set(machine_folder().iterdir())
     with caplog.at_level("WARNING", logger="recsys_spark"), shared(spark, given()) as value:
         assert set(machine_folder().iterdir()) <= before
+        assert value.outbox is None
         assert total_in_a_task(spark, value) == pytest.approx(sum(array.sum() for array in given().arrays))
     assert "values are broadcast" in caplog.text
+
+
+def test_what_is_left_is_found_and_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert leave(array, None) is None
+    first, second = leave(array, tmp_path), leave(array, tmp_path)
+    assert first is not None
+    assert first != second, "another attempt at a task has a file of its own"
+    assert_array_equal(np.fromfile(first, np.float32).reshape(3, 4), array)
+
+    def refuse(folder: Path, n_bytes: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shared_value, "reject_full_disk", refuse)
+    assert leave(array, tmp_path) is None

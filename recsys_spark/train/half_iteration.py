@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.kernels.solve_rows import RowProblem, RowSolution, solve_rows
 from recsys_spark.rating_blocks import blocks_from_arrow
-from recsys_spark.shared_value import SharedValue, pickled_bytes, shared
+from recsys_spark.shared_value import SharedValue, leave, pickled_bytes, shared
 from recsys_spark.train.hot_pieces import HotPieces
 from recsys_spark.train.local_copies import open_copy, save_copy
 from recsys_spark.train.shares import HalfIterationSizes, Shares
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from recsys_spark.train.model import Vectors
 
 _SIZES = ("block_bytes", "worker_bytes")
-SOLVED_SCHEMA = "block int, row_index binary, vectors binary, sums binary, seconds double, " + ", ".join(
-    [*(f"{name} double" for name in Shares._fields), *(f"{name} long" for name in _SIZES)]
+SOLVED_SCHEMA = (
+    "block int, row_index binary, vectors binary, vectors_file string, sums binary, seconds double, "
+    + ", ".join([*(f"{name} double" for name in Shares._fields), *(f"{name} long" for name in _SIZES)])
 )
 # These go on from where a row was; the others forget it, and need not be sent it.
 _FROM_START = ("auto", "cg", "subspace", "gradient")
@@ -188,7 +190,7 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Ar
             rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, SOLVED_SCHEMA).toArrow()
             solved = pa.concat_tables([solved.filter(pc.is_valid(solved["row_index"])), rest])
         hot = _solve_hot(blocks.hot, given, everywhere, solved)
-    return collect_solved(solved, hot, len(blocks.degrees), given, pickled_bytes(given))
+        return collect_solved(solved, hot, len(blocks.degrees), given, pickled_bytes(given))
 
 
 def _solve_hot(
@@ -219,10 +221,16 @@ def collect_solved(
     """Put the blocks' rows and the hot rows in their places; return vectors, shares and sizes as `solve_side`."""
     width = given.fixed.width
     vectors = np.zeros((n_rows, width), np.float32)
+    returned_bytes = solved.nbytes
     for batch in solved.to_batches():
-        for rows, values in zip(batch["row_index"], batch["vectors"], strict=True):
+        for rows, values, file in zip(batch["row_index"], batch["vectors"], batch["vectors_file"], strict=True):
             index = np.frombuffer(rows.as_buffer(), np.int32)
-            vectors[index] = np.frombuffer(values.as_buffer(), np.float32).reshape(len(index), width)
+            if file.is_valid:
+                found = np.fromfile(file.as_py(), np.float32)
+                returned_bytes += found.nbytes
+            else:
+                found = np.frombuffer(values.as_buffer(), np.float32)
+            vectors[index] = found.reshape(len(index), width)
     parts = {name: solved[name].to_pylist() for name in Shares._fields}
     if hot is not None and given.hot is not None:
         vectors[given.hot.hot.rows] = hot.vectors
@@ -230,7 +238,7 @@ def collect_solved(
     shares = Shares(**{name: math.fsum(values) for name, values in parts.items()})
     block_bytes, worker_bytes = (max(solved[name].to_pylist()) for name in _SIZES)
     seconds = solved["seconds"].to_pylist()
-    return vectors, shares, HalfIterationSizes(broadcast_bytes, solved.nbytes, block_bytes, worker_bytes, seconds)
+    return vectors, shares, HalfIterationSizes(broadcast_bytes, returned_bytes, block_bytes, worker_bytes, seconds)
 
 
 def solve_from_copies(
@@ -240,7 +248,11 @@ def solve_from_copies(
     for batch in batches:
         for number in batch["block"].to_pylist():
             block = open_copy(copies, number)
-            yield missing_block(number) if block is None else solve_block(number, block, given.value, pieces)
+            yield (
+                missing_block(number)
+                if block is None
+                else solve_block(number, block, given.value, pieces, given.outbox)
+            )
 
 
 def solve_from_batches(
@@ -249,7 +261,7 @@ def solve_from_batches(
     """Worker: blocks -> solved rows, leaving a copy of each block for the next half-iteration."""
     for number, block in blocks_from_arrow(batches):
         save_copy(copies, number, block)
-        yield solve_block(number, block, given.value, pieces)
+        yield solve_block(number, block, given.value, pieces, given.outbox)
 
 
 def sums_of_pieces(pieces: CsrBlock, given: SharedValue[HalfIterationInput]) -> Int64Array:
@@ -264,8 +276,13 @@ def losses_of_pieces(pieces: CsrBlock, given: SharedValue[HalfIterationInput], t
     return evaluate_pieces(pieces, given.value.fixed, given.value.problem.loss, tried)
 
 
-def solve_block(number: int, block: CsrBlock, given: HalfIterationInput, pieces: str) -> pa.RecordBatch:
-    """Solve a block's rows, and add up its hot pieces; return one row of ``SOLVED_SCHEMA``."""
+def solve_block(
+    number: int, block: CsrBlock, given: HalfIterationInput, pieces: str, outbox: Path | None = None
+) -> pa.RecordBatch:
+    """Solve a block's rows, and add up its hot pieces; return one row of ``SOLVED_SCHEMA``.
+
+    The vectors are left in the outbox, where there is one.
+    """
     started = time.process_time()
     start, expected = (None if rows is None else rows[block.row_index] for rows in (given.start, given.expected))
     left_out = None if given.hot is None else given.hot.hot.are_in(block)
@@ -274,12 +291,14 @@ def solve_block(number: int, block: CsrBlock, given: HalfIterationInput, pieces:
     sums = None
     if given.hot is not None and held is not None:
         sums = add_up_pieces(held, given.fixed, given.problem.loss, given.hot).tobytes()
+    file = leave(solution.vectors, outbox)
     shares = {name: pa.array([math.fsum(getattr(solution, name))], pa.float64()) for name in Shares._fields}
     return pa.RecordBatch.from_pydict(
         {
             "block": pa.array([number], pa.int32()),
             "row_index": pa.array([block.row_index.tobytes()], pa.binary()),
-            "vectors": pa.array([solution.vectors.tobytes()], pa.binary()),
+            "vectors": pa.array([solution.vectors.tobytes() if file is None else None], pa.binary()),
+            "vectors_file": pa.array([None if file is None else str(file)], pa.string()),
             "sums": pa.array([sums], pa.binary()),
             "seconds": pa.array([time.process_time() - started], pa.float64()),
             **shares,
@@ -297,7 +316,8 @@ def peak_memory() -> int:
 
 def missing_block(number: int) -> pa.RecordBatch:
     """Return the row of a block that this machine has no copy of."""
-    nulls = {name: pa.nulls(1, pa.binary()) for name in ("row_index", "vectors", "sums")}
+    nulls = {name: pa.nulls(1, pa.binary()) for name in ("row_index", "vectors")}
+    nulls |= {"vectors_file": pa.nulls(1, pa.string()), "sums": pa.nulls(1, pa.binary())}
     zeros = {name: pa.array([0.0], pa.float64()) for name in ("seconds", *Shares._fields)}
     sizes = {name: pa.array([0], pa.int64()) for name in _SIZES}
     return pa.RecordBatch.from_pydict({"block": pa.array([number], pa.int32()), **nulls, **zeros, **sizes})

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from recsys_spark import shared_value
 from recsys_spark.config import TrainConfig
 from recsys_spark.errors import ContractError, NumericalError, RowError
 from recsys_spark.kernels.initialization import initial_factors
@@ -149,6 +150,20 @@ def test_constant_ratings_leave_nothing_to_factors(spark: SparkSession, value: f
     assert np.isfinite(model.user_vectors).all()
     scores = model.global_mean + model.user_vectors[:, -1:] + model.item_vectors[:, -1]
     np.testing.assert_allclose(scores, value, atol=1e-5)
+
+
+def test_files_and_broadcasts_give_equal_bits(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    ratings = frame(spark, observations())
+    by_file = fit(spark, ratings, n_blocks=3)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(shared_value, "is_one_machine", lambda spark: False)
+        by_broadcast = fit(spark, ratings, n_blocks=3)
+    np.testing.assert_array_equal(by_file.user_vectors, by_broadcast.user_vectors)
+    np.testing.assert_array_equal(by_file.item_vectors, by_broadcast.item_vectors)
+    assert by_file.footprint is not None
+    assert by_broadcast.footprint is not None
+    left, sent = (model.footprint.returned_bytes for model in (by_file, by_broadcast))
+    assert left == pytest.approx(sent, rel=0.05), "counted wherever they went"
 
 
 def test_ratings_far_from_zero_keep_their_differences(spark: SparkSession) -> None:
