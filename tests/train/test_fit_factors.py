@@ -163,7 +163,7 @@ def test_files_and_broadcasts_give_equal_bits(spark: SparkSession, monkeypatch: 
     assert by_file.footprint is not None
     assert by_broadcast.footprint is not None
     left, sent = (model.footprint.returned_bytes for model in (by_file, by_broadcast))
-    assert left == pytest.approx(sent, rel=0.05), "counted wherever they went"
+    assert 0 <= left - sent < 2 * 3 * 200, "vectors are counted wherever they went; files have names"
 
 
 def test_ratings_far_from_zero_keep_their_differences(spark: SparkSession) -> None:
