@@ -1,15 +1,16 @@
-"""One value that every task reads: the ``replicate`` exchange of the fixed side."""
+"""One value that every task reads, such as the fixed side of the ``replicate`` exchange."""
 
 from __future__ import annotations
 
 import logging
 import mmap
+import os
 import pickle
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -91,13 +92,17 @@ def shared(spark: SparkSession, value: T) -> Iterator[SharedValue[T]]:
 
 def _mapped_file(value: object) -> Path | None:
     """Write a value to a file of this machine; None, after a warning, where the disk will not have it."""
-    folder = machine_folder() / f"shared-{secrets.token_hex(8)}"
+    folder: Path | None = None
     try:
+        folder = machine_folder() / f"shared-{secrets.token_hex(8)}"
         remove_stale()
         folder.mkdir()
         write_mapped(value, folder / "value")
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         log.warning("values are broadcast, which is slower than files that workers map: %s", error)
         return None
     return folder / "value"
@@ -144,12 +149,26 @@ def write_mapped(value: object, file: Path) -> None:
         stream.truncate(_aligned(stream.tell()))
 
 
-@lru_cache(maxsize=1)
+# The last value that this process has read, for its next tasks.
+_read: dict[Path, Any] = {}
+
+
 def read_mapped(file: Path) -> Any:
     """Return the value in a file of `write_mapped`; arrays are views of the file, and read-only.
 
     A worker keeps the last one for its next tasks; the file may have been removed by then.
     """
+    if file not in _read:
+        # Before another is mapped: a worker's addresses may be limited to what one takes.
+        _read.clear()
+        _read[file] = _map(file)
+    with suppress(OSError):
+        # Its age is that of its last use, for those who tidy up.
+        os.utime(file.parent)
+    return _read[file]
+
+
+def _map(file: Path) -> Any:
     with file.open("rb") as stream:
         rest, lengths = pickle.load(stream)  # noqa: S301 (in a folder that no other user can write to)
         end = stream.tell()

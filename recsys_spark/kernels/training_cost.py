@@ -89,6 +89,7 @@ def side_cost(
     cores: int,
     has_start: bool,
     weighted: bool,
+    splits_hot: bool = True,
 ) -> SideCost:
     """Forecast one half-iteration.
 
@@ -107,6 +108,8 @@ def side_cost(
         Whether rows go on from where they were.
     weighted : bool
         Whether observations have weights.
+    splits_hot : bool, default True
+        Whether hot rows are split over all blocks.
 
     Returns
     -------
@@ -120,7 +123,7 @@ def side_cost(
     lengths = possible_lengths(int(degrees.max(initial=0)))
     rungs = np.searchsorted(lengths, degrees)
     nanoseconds, methods, largest_batch = _by_length(lengths, width, problem, has_start)
-    hot = find_hot_rows(degrees)
+    hot = find_hot_rows(degrees if splits_hot else degrees[:0])
     n_pieces = int(hot.first_pieces[-1])
     nanoseconds_of_rows = nanoseconds[rungs]
     shared_out = _COST_OF_EXACT_SUMS * float(nanoseconds_of_rows[hot.rows].sum()) / n_blocks

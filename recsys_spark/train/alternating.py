@@ -131,7 +131,7 @@ def fit_factors(
     Notes
     -----
     One shuffle in all, of both sides' blocks. Per half-iteration of the ``replicate`` exchange, the fixed side
-    is broadcast and the solved side comes to the driver: (n_users + n_items) * width * 4 bytes each way per
+    is shared with all tasks and the solved side comes to the driver: (n_users + n_items) * width * 4 bytes each way per
     iteration. For ``route`` see ``RouteExchange``.
     """
     given = observations(ratings, config)

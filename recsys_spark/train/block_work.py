@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ from recsys_spark.kernels.csr_block import CsrBlock
 from recsys_spark.rating_blocks import Side, assemble_blocks, block_to_arrow, blocks_from_arrow
 from recsys_spark.train.local_copies import open_copy, save_copy
 
+log = logging.getLogger(__name__)
+
 _RESULT_SCHEMA = "block int, result binary"
 
 BlockWork = Callable[[CsrBlock], npt.NDArray[Any]]
@@ -24,11 +27,11 @@ BlockWork = Callable[[CsrBlock], npt.NDArray[Any]]
 
 
 def numbers_of(blocks: DataFrame) -> DataFrame:
-    """Return the numbers of blocks, as a frame that is kept apart from them, on the same machines.
+    """Return the numbers of blocks, as a frame that is kept apart from them, where they were first asked for.
 
-    To be persisted with the blocks, that is: reading the numbers of blocks that are cached takes 70 ms, whatever the
-    size of the blocks, and this 5. Where a machine is lost, its blocks are made again before their numbers, and with
-    them their copies.
+    Reading the numbers of blocks that are cached takes 70 ms, whatever the size of the blocks, and this 5. Where a
+    machine is lost, its blocks are made again before their numbers, and with them their copies. Numbers that have come
+    to stand elsewhere than their blocks are brought together again by `find_again`.
 
     Parameters
     ----------
@@ -41,6 +44,13 @@ def numbers_of(blocks: DataFrame) -> DataFrame:
         ``block int``, persisted.
     """
     return blocks.select("block").persist(StorageLevel.MEMORY_AND_DISK)
+
+
+def find_again(numbers: DataFrame, missing: list[int]) -> None:
+    """Let the numbers of blocks be where the blocks are, after some were not found on the machines of their numbers."""
+    log.info("%d blocks had no copy where they were looked for, and are sent once", len(missing))
+    numbers.unpersist()
+    numbers.persist(StorageLevel.MEMORY_AND_DISK)
 
 
 def results_of_blocks(
@@ -69,7 +79,10 @@ def results_of_blocks(
     done = numbers.mapInArrow(by_copy, _RESULT_SCHEMA).toArrow()
     results = _read(done, kind)
     missing = [number for number in done["block"].to_pylist() if number not in results]
-    return results | results_of_some(frame, copies, work, kind, missing) if missing else results
+    if missing:
+        find_again(numbers, missing)
+        results |= results_of_some(frame, copies, work, kind, missing)
+    return results
 
 
 def results_of_some(

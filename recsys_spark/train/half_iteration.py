@@ -28,6 +28,7 @@ from recsys_spark.kernels.objective import Regularization
 from recsys_spark.kernels.solve_rows import RowProblem, RowSolution, solve_rows
 from recsys_spark.rating_blocks import blocks_from_arrow
 from recsys_spark.shared_value import SharedValue, leave, pickled_bytes, shared
+from recsys_spark.train.block_work import find_again
 from recsys_spark.train.hot_pieces import HotPieces
 from recsys_spark.train.local_copies import open_copy, save_copy
 from recsys_spark.train.shares import HalfIterationSizes, Shares
@@ -170,9 +171,9 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Ar
 
     Notes
     -----
-    ``replicate`` exchange: the fixed side goes to every task by broadcast, each task's solved rows to the
-    driver; no shuffle. A task is sent its block's number alone and reads the block from its machine's copy;
-    blocks whose machine lost it (an executor that is new) are sent in full by a second job.
+    ``replicate`` exchange: the fixed side goes to every task as `shared` sends it, each task's solved rows to the
+    driver, in local mode as files; no shuffle. A task is sent its block's number alone and reads the block from its
+    machine's copy; blocks whose machine lost it (an executor that is new) are sent in full by a second job.
 
     Each task also sums the hot pieces of its block's number, if they are on its machine too; others are summed by
     a job of their own. The driver adds the sums and solves the hot rows. The logistic loss takes one more job,
@@ -186,6 +187,7 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Ar
             [row["block"] for row in solved.to_pylist() if row["row_index"] is None] if _has_missing(solved) else []
         )
         if missing:
+            find_again(blocks.numbers, missing)
             in_full = partial(solve_from_batches, given=everywhere, copies=blocks.copies, pieces=pieces)
             rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, SOLVED_SCHEMA).toArrow()
             solved = pa.concat_tables([solved.filter(pc.is_valid(solved["row_index"])), rest])

@@ -61,7 +61,11 @@ class HotPieces:
         numbered = _numbered(ratings, side, hot)
         self.frame = rating_blocks(numbered, (side,), n_blocks, keep).persist(StorageLevel.MEMORY_AND_DISK)
         self._numbers_frame = numbers_of(self.frame)
-        largest = self.frame.mapInArrow(largest_of_blocks, _LARGEST_SCHEMA).toArrow()
+        try:
+            largest = self.frame.mapInArrow(largest_of_blocks, _LARGEST_SCHEMA).toArrow()
+        except BaseException:
+            self.release()
+            raise
         self.numbers = largest["block"].to_pylist()
         self.value, self.weight = (max(largest[name].to_pylist()) for name in ("value", "weight"))
 

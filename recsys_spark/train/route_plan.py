@@ -102,7 +102,7 @@ def plan_route(
 def _messages(config: TrainConfig, plan: TrainingPlan, degrees: IntArray, fixed_degrees: IntArray) -> _Messages:
     """Forecast what is sent to solve the rows of one side."""
     per_vector, n_blocks, problem = 4 + 4 * plan.width, plan.n_blocks, row_problem(config)
-    hot = find_hot_rows(degrees)
+    hot = find_hot_rows(degrees if config.side_information is None else degrees[:0])
     in_pieces = _ratings_of_pieces(hot, n_blocks)
     cold = np.asarray(degrees, np.int64).copy()
     cold[hot.rows] = 0

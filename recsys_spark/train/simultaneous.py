@@ -82,15 +82,19 @@ def take_steps(
 
     The first step has no momentum, so that training goes on from vectors alone, and the objective never rises.
     """
-    steps: list[JointStep] = []
+    sizes: list[HalfIterationSizes] = []
+    best: list[JointStep] = []
 
     def step(sides: Sides) -> tuple[Sides, float]:
-        steps.append(step_both_sides(Vectors(*sides), users, items, constant, problem))
-        reached = steps[-1].vectors
-        return (reached.users, reached.items), steps[-1].objective
+        taken = step_both_sides(Vectors(*sides), users, items, constant, problem)
+        sizes.extend(taken.sizes)
+        # One step is held, not all: each has a whole model. `accelerate` keeps just those that do not rise.
+        if not best or taken.objective <= best[0].objective:
+            best[:] = [taken]
+        return (taken.vectors.users, taken.vectors.items), taken.objective
 
-    kept = accelerate((vectors.users, vectors.items), problem.gradient_steps, step)
-    return replace(steps[kept[-1]], sizes=[size for taken in steps for size in taken.sizes])
+    accelerate((vectors.users, vectors.items), problem.gradient_steps, step)
+    return replace(best[0], sizes=sizes)
 
 
 def step_both_sides(
@@ -122,7 +126,7 @@ def step_both_sides(
     -----
     Each row's step is as long as is safe for it alone; then the objective is evaluated at several lengths of the
     joint step, see ``kernels.joint_step``. Three jobs, no shuffle: one step of each side, as in ``solve_side``, and
-    the losses, for which both sides and their changes are broadcast and a few numbers per row returned.
+    the losses, for which both sides and their changes are shared and a few numbers per row returned.
     """
     one_step = replace(problem, gradient_steps=1)
     sides, changes, sizes = {}, {}, []

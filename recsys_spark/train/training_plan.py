@@ -34,8 +34,8 @@ DRIVER_BASE = 150 << 20
 _ROWWISE_BYTES = 16
 # What Spark's driver needs for itself.
 HEAP_BASE = 300 << 20
-# Working memory per rating while ratings are split by block, and while a block is put together.
-_SPLIT_BYTES, _ASSEMBLY_BYTES = 60, 80
+# Working memory per rating while ratings are split by block, and while the blocks of one number are put together.
+_SPLIT_BYTES, _ASSEMBLY_BYTES = 60, 96
 # Two shared cores: starting a job, moving bytes from process to process, blocking both sides.
 SECONDS_PER_JOB = 0.2
 BYTES_PER_SECOND = 250e6
@@ -196,6 +196,7 @@ def plan_training(
             cores=limits.cores,
             has_start=needs_start(problem),
             weighted=weighted,
+            splits_hot=config.side_information is None,
         )
         for degrees, others in ((user_degrees, item_degrees), (item_degrees, user_degrees))
     )
@@ -264,7 +265,7 @@ def _simultaneous(one: Footprint, sides: tuple[SideCost, SideCost], width: int, 
         broadcast_bytes=n_steps * (one.broadcast_bytes + 2 * both),
         returned_bytes=n_steps * (one.returned_bytes + returned),
         worker_bytes=one.worker_bytes + 2 * both,
-        driver_bytes=one.driver_bytes + 3 * both,
+        driver_bytes=one.driver_bytes + 5 * both,
         iteration_seconds=n_steps * (one.iteration_seconds + SECONDS_PER_JOB + 2 * both / BYTES_PER_SECOND),
     )
 
