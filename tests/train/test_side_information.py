@@ -120,5 +120,7 @@ def test_hot_rows_are_solved_whole(spark: SparkSession, monkeypatch: pytest.Monk
     from recsys_spark.train.half_iteration import solve_side
 
     monkeypatch.setattr(solve, lambda blocks, given: seen.append(blocks) or solve_side(blocks, given))
-    fit(spark, frame(spark, observations()), iterations=1)
+    model = fit(spark, frame(spark, observations()), iterations=1)
     assert [blocks.hot for blocks in seen] == [None, None]
+    assert model.plan is not None
+    assert [side.n_split for side in model.plan.sides.values()] == [0, 0], "and planned so"
