@@ -1,6 +1,6 @@
 """Measure the quality of models beside other libraries, on public data, in one run.
 
-    python benchmarks/quality.py --data ../shared/data
+    python benchmarks/quality.py --data FOLDER
 
 ``--data`` is a folder with ``ml-100k`` (MovieLens 100K) and ``hetrec-lastfm-2k`` (HetRec 2011 Last.fm) in it,
 both from https://grouplens.org, and ``online-retail`` (UCI Online Retail, a file per day in ``by-day``). Needs
@@ -91,7 +91,7 @@ def measure_without_spark(arguments: argparse.Namespace) -> None:
     for name in arguments.only or ("rmse", *RANKINGS):
         if name == "rmse":
             result[name] = measure_rating_errors(None, arguments)
-        elif name in RANKINGS:
+        else:
             result[name] = measure_rankings(None, name, arguments)
     print("RESULT " + json.dumps(result), flush=True)
 
@@ -99,7 +99,7 @@ def measure_without_spark(arguments: argparse.Namespace) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Measure the quality of models beside other libraries.")
-    parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="folder of the data sets")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--only", choices=SECTIONS, nargs="+", help="some of the sections (default: all)")
     parser.add_argument("--models", nargs="+", help="rmse and ..._lists: only models whose names begin like this")
     parser.add_argument("--hold-outs", type=int, default=5, help="lastfm: random hold-outs (default 5)")
@@ -112,6 +112,8 @@ def parse_arguments() -> argparse.Namespace:
         help="only the sections rmse and ..._lists: ours by their kernels alone, which gives the same bits; no MLlib",
     )
     arguments = parser.parse_args()
+    if arguments.without_spark and set(arguments.only or ()) - {"rmse", *RANKINGS}:
+        parser.error("--without-spark is for rmse and ..._lists")
     if not arguments.data.is_dir():
         parser.exit(
             2,

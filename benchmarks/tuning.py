@@ -1,6 +1,6 @@
 """Time a search for settings beside fitting and scoring each setting by itself, in one run.
 
-    python benchmarks/tuning.py --data ../shared/data --settings 20
+    python benchmarks/tuning.py --data FOLDER --settings 20
 
 On MovieLens 100K (``ml-100k`` in the folder), from https://grouplens.org. The same settings, on the same split:
 
@@ -94,7 +94,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Time a search for settings beside each setting by itself.")
-    parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="folder with ml-100k")
+    parser.add_argument("--data", type=Path, required=True, help="folder with ml-100k")
     parser.add_argument("--settings", type=int, default=20, help="from 2 to 20")
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--at-once", type=int, default=10, help="settings per job")

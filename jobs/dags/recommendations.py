@@ -16,7 +16,7 @@ from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
 # The folder with jobs/ and conf/, on the machine of Airflow's workers; paths below may be relative to it.
 HOME = Path(os.environ.get("RECSYS_HOME") or Path(__file__).resolve().parents[2])
-CONFIG = os.environ.get("RECSYS_CONFIG", "conf/goodbooks.yaml")
+CONFIG = os.environ.get("RECSYS_CONFIG", "conf/online_retail.yaml")
 # Where runs and the published table lie; default: the configuration's own `output.path`.
 OUTPUT = os.environ.get("RECSYS_OUTPUT", "")
 # Spark has an environment of its own. Airflow's must have no pyspark.

@@ -83,23 +83,6 @@ def _keys(
     return users[:, None] * stride + columns, np.repeat(users, np.diff(relevant_indptr)) * stride + relevant_columns
 
 
-def precision_at_n(columns: Int32Array, relevant_indptr: Int64Array, relevant_columns: IntArray) -> Float64Array:
-    """Compute the share of each list's n places that hold a relevant column.
-
-    Parameters
-    ----------
-    columns, relevant_indptr, relevant_columns : arrays
-        As the module describes.
-
-    Returns
-    -------
-    float64 array of shape (m,)
-        ``hits / n``; a list shorter than n is still divided by n.
-    """
-    hits = hits_in_lists(columns, relevant_indptr, relevant_columns)
-    return _where_defined(_precision(hits, columns.shape[1]), relevant_indptr)
-
-
 def recall_at_n(columns: Int32Array, relevant_indptr: Int64Array, relevant_columns: IntArray) -> Float64Array:
     """Compute the share of each user's relevant columns that the list holds.
 
@@ -156,7 +139,8 @@ def measures_of_lists(
     dict of str to float64 array of shape (m,)
         ``ndcg@10`` and so on, for each of `MEASURES` and each length:
 
-        * ``precision``, ``recall``, ``ndcg``: as the functions of this module.
+        * ``recall``, ``ndcg``: as the functions of this module.
+        * ``precision``: ``hits / n``; a list shorter than n is still divided by n.
         * ``hit_rate``: 1 if any hit is in the list.
         * ``map``: average precision, the sum over hits of the precision up to the hit, over the number of relevant
           columns (all of them, as trec_eval's ``map_cut`` has it).

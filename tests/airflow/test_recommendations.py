@@ -28,7 +28,10 @@ DAGS = ROOT / "jobs" / "dags"
 MOMENT, DAY = "2010-12-03T02:00:00+00:00", "2010-12-02"
 pytestmark = [
     pytest.mark.airflow,
-    pytest.mark.skipif(not AIRFLOW, reason="RECSYS_TEST_AIRFLOW names no environment; make test-airflow makes one"),
+    pytest.mark.skipif(
+        not AIRFLOW,
+        reason="RECSYS_TEST_AIRFLOW names no environment; make test-airflow and test-airflow-day make one",
+    ),
 ]
 
 

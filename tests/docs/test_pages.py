@@ -11,6 +11,7 @@ import click
 import pytest
 
 from recsys_spark.cli import cli
+from recsys_spark.config.file import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,6 +66,13 @@ def test_commands_are_ones_that_the_program_takes(page: Path) -> None:
         assert name in cli.commands, f"{names(page)}: recsys-spark {line}"
         with click.Context(cli, info_name="recsys-spark") as parent:
             cli.commands[name].make_context(name, arguments, parent=parent)
+
+
+def test_the_dag_begins_with_a_configuration_that_takes_days() -> None:
+    dag = (ROOT / "jobs" / "dags" / "recommendations.py").read_text(encoding="utf-8")
+    (default,) = re.findall(r'"RECSYS_CONFIG", "(.+)"', dag)
+    assert f"default: `{default}`" in (ROOT / "docs" / "schedule.md").read_text(encoding="utf-8")
+    assert load_config(str(ROOT / default)).input.columns.timestamp is not None
 
 
 def test_there_are_commands_to_look_at() -> None:

@@ -6,10 +6,18 @@ import numpy as np
 from hypothesis import strategies as st
 
 from recsys_spark.kernels.csr_block import CsrBlock
+from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.neighbour_average import sparse_rows
 from recsys_spark.kernels.objective import Regularization
 
 SOLVERS = ("auto", "cholesky", "dual", "cg")
+LOSSES = {
+    "squared": Loss("squared"),
+    "unobserved": Loss("squared", unobserved_weight=0.2),
+    "implicit": Loss("implicit", alpha=3.0),
+    "ials": Loss("ials", unobserved_weight=0.3),
+    "logistic": Loss("logistic"),
+}
 
 
 def block_of_degrees(degrees, n_fixed, rng, first_row=5, row_step=3):

@@ -9,7 +9,8 @@ from recsys_spark.kernels.csr_block import build_csr_block
 from recsys_spark.kernels.initialization import initial_factors
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
-from tests.kernels.test_solve_rows_losses import LOSSES, side_for
+from tests.kernels.problems import LOSSES
+from tests.kernels.test_solve_rows_losses import side_for
 from tests.reference_joint import JointReference
 
 N_USERS, N_ITEMS, RANK, ITERATIONS = 30, 20, 4, 40

@@ -14,20 +14,12 @@ from recsys_spark.errors import ShapeError
 from recsys_spark.kernels.contributions import contributions
 from recsys_spark.kernels.csr_block import build_csr_block
 from recsys_spark.kernels.fold_in import fold_in
-from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.kernels.solve_rows import RowProblem
 from recsys_spark.train.half_iteration import prepare_fixed
-from tests.kernels.problems import random_vectors, rows_of
+from tests.kernels.problems import LOSSES, random_vectors, rows_of
 from tests.reference_rows import RowReference
 
-LOSSES = {
-    "squared": Loss("squared"),
-    "unobserved": Loss("squared", unobserved_weight=0.2),
-    "implicit": Loss("implicit", alpha=3.0),
-    "ials": Loss("ials", unobserved_weight=0.3),
-    "logistic": Loss("logistic"),
-}
 N_FIXED, TARGETS = 30, np.array([0, 7, 29])
 
 

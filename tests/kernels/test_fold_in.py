@@ -10,20 +10,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from recsys_spark.kernels.csr_block import build_csr_block
 from recsys_spark.kernels.fold_in import fold_in
-from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
 from recsys_spark.train.half_iteration import prepare_fixed
-from tests.kernels.problems import random_vectors, rows_of
+from tests.kernels.problems import LOSSES, random_vectors, rows_of
 
 N_USERS, N_ITEMS, RANK = 25, 18, 4
-LOSSES = {
-    "squared": Loss("squared"),
-    "unobserved": Loss("squared", unobserved_weight=0.2),
-    "implicit": Loss("implicit", alpha=3.0),
-    "ials": Loss("ials", unobserved_weight=0.3),
-    "logistic": Loss("logistic"),
-}
 
 
 def observations(loss, seed=0):

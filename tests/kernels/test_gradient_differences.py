@@ -8,7 +8,8 @@ from numpy.testing import assert_allclose
 
 import recsys_spark.kernels.solve_rows as solve_rows_module
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
-from tests.kernels.test_solve_rows_losses import LOSSES, make_problem, references, side_for
+from tests.kernels.problems import LOSSES
+from tests.kernels.test_solve_rows_losses import make_problem, references, side_for
 
 WIDTH = 5
 

@@ -20,8 +20,8 @@ from recsys_spark.kernels.hot_rows import find_hot_rows
 from recsys_spark.kernels.hot_solutions import halvings, longest_safe, solve_hot_rows
 from recsys_spark.kernels.hot_sums import Bounds, add_up_pieces, evaluate_pieces, hot_task
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
-from tests.kernels.problems import block_of_degrees, random_vectors
-from tests.kernels.test_solve_rows_losses import LOSSES, WAYS, make_problem, references, side_for
+from tests.kernels.problems import LOSSES, block_of_degrees, random_vectors
+from tests.kernels.test_solve_rows_losses import WAYS, make_problem, references, side_for
 
 DEGREES, N_FIXED, CONSTANT = [3, 24, 7, 33, 28], 40, 0.25
 HOT_PLACES = [1, 3, 4]

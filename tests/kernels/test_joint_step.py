@@ -21,8 +21,7 @@ from recsys_spark.kernels.joint_step import (
 )
 from recsys_spark.kernels.objective import Regularization, row_penalties
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
-from tests.kernels.problems import random_vectors, rows_of
-from tests.kernels.test_solve_rows_losses import LOSSES
+from tests.kernels.problems import LOSSES, random_vectors, rows_of
 from tests.reference_joint import JointReference
 
 N_USERS, N_ITEMS, WIDTH, CONSTANT = 9, 7, 4, 0.2

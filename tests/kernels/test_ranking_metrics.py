@@ -15,7 +15,6 @@ from recsys_spark.kernels.ranking_metrics import (
     hits_in_lists,
     measures_of_lists,
     ndcg_at_n,
-    precision_at_n,
     recall_at_n,
     recall_of_parts,
     sampled_positions,
@@ -48,7 +47,7 @@ def test_equals_loops(seed, n_users, n, n_items):
     expected = [one_user(row, set(own)) for row, own in zip(columns.tolist(), relevant, strict=True)]
     hits, precision, recall, ndcg = (list(part) for part in zip(*expected, strict=True)) if expected else [[]] * 4
     assert_array_equal(hits_in_lists(columns, *held_out), np.array(hits, dtype=bool).reshape(n_users, n))
-    assert_allclose(precision_at_n(columns, *held_out), precision, rtol=1e-13)
+    assert_allclose(measures_of_lists(columns, *held_out, (n,))[f"precision@{n}"], precision, rtol=1e-13)
     assert_allclose(recall_at_n(columns, *held_out), recall, rtol=1e-13)
     assert_allclose(ndcg_at_n(columns, *held_out), ndcg, rtol=1e-13)
 
@@ -62,7 +61,7 @@ def test_ideal_list_has_ndcg_one_and_late_hits_count_less():
     )
 
 
-@pytest.mark.parametrize("metric", [hits_in_lists, precision_at_n, recall_at_n, ndcg_at_n])
+@pytest.mark.parametrize("metric", [hits_in_lists, recall_at_n, ndcg_at_n])
 def test_wrong_shapes_are_rejected(metric):
     columns, indptr, relevant = np.zeros((2, 3), dtype=np.int32), np.array([0, 1, 2]), np.array([0, 1])
     with pytest.raises(ShapeError, match="n >= 1"):
@@ -83,7 +82,8 @@ def test_random_lists_reach_in_the_mean_what_is_expected(n_candidates, n):
         columns = np.full((3, n), -1, np.int32)
         for row in columns:
             row[: min(n, n_candidates)] = rng.permutation(n_candidates)[:n]
-        found.append([metric(columns, indptr, relevant).mean() for metric in (ndcg_at_n, recall_at_n, precision_at_n)])
+        measures = measures_of_lists(columns, indptr, relevant, (n,))
+        found.append([measures[f"{name}@{n}"].mean() for name in ("ndcg", "recall", "precision")])
     assert_allclose(expected_of_random_lists(n_relevant, n_candidates, n), np.mean(found, axis=0), atol=0.01)
 
 

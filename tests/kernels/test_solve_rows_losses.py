@@ -12,19 +12,11 @@ from recsys_spark.errors import ShapeError
 from recsys_spark.kernels.degree_ladder import LADDER
 from recsys_spark.kernels.fixed_side import all_pairs, in_basis, make_fixed_side, with_offsets
 from recsys_spark.kernels.gramian import side_gramian
-from recsys_spark.kernels.losses import Loss
 from recsys_spark.kernels.objective import Regularization
 from recsys_spark.kernels.solve_rows import RowProblem, solve_rows
-from tests.kernels.problems import block_of_degrees, random_vectors, rows_of
+from tests.kernels.problems import LOSSES, block_of_degrees, random_vectors, rows_of
 from tests.reference_rows import RowReference
 
-LOSSES = {
-    "squared": Loss("squared"),
-    "unobserved": Loss("squared", unobserved_weight=0.2),
-    "implicit": Loss("implicit", alpha=3.0),
-    "ials": Loss("ials", unobserved_weight=0.3),
-    "logistic": Loss("logistic"),
-}
 # Enough steps for each to arrive.
 WAYS = {
     "cholesky": {"solver": "cholesky"},
