@@ -119,10 +119,11 @@ def test_slow_renames_and_double_listings_do_no_harm(spark: SparkSession, remote
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
-def test_faults_of_a_night_are_survived(spark: SparkSession, remote: tuple[FileSystem, str]) -> None:
+@pytest.mark.timeout(1200)
+def test_faults_of_a_rollback_are_survived(spark: SparkSession, remote: tuple[FileSystem, str]) -> None:
+    # Each fault takes two nights over slow requests; those of publishing are hit one by one above.
     _, uri = remote
-    nights = [act for act in ACTS if act.name in ("a further night", "rollback")]
-    outcomes = list(run_campaign(storage_for(uri, spark), f"{uri}/x", most=2, acts=nights))
+    acts = [act for act in ACTS if act.name == "rollback"]
+    outcomes = list(run_campaign(storage_for(uri, spark), f"{uri}/x", most=1, acts=acts))
     assert [outcome for outcome in outcomes if outcome.failure] == []
-    assert len(outcomes) > 15
+    assert len(outcomes) > 10
