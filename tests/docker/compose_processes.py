@@ -113,6 +113,13 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
         environments = {name: _start(cluster, name) for name in CLUSTER}
         for name, environment in environments.items():
             _wait_until_healthy(cluster, name, environment)
+        # A job that is submitted before would have all its executors on one of them.
+        n_workers = sum(name.startswith("worker") for name in CLUSTER)
+        wait_for(
+            lambda: cluster.answer("http://master:8080/json/")["aliveworkers"] == n_workers,
+            60,
+            lambda: cluster.log("master"),
+        )
         yield cluster
     finally:
         for process in cluster.processes.values():

@@ -59,7 +59,8 @@ def shipped(cluster: Cluster, arguments: list[str]) -> Path:
 
     try:
         wait_for_step(2)
-        os.kill(cluster.executors_of("worker-1")[0], signal.SIGKILL)
+        (executor, *_) = wait_for(lambda: cluster.executors_of("worker-1"), 60, lambda: cluster.log("worker-1"))
+        os.kill(executor, signal.SIGKILL)
         wait_for_step(3)
         cluster.kill_machine("worker-2")
         assert steps_of(log) < 7, "the training was over before the worker died"
