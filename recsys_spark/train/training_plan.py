@@ -32,13 +32,12 @@ WORKER_BASE = 138 << 20
 DRIVER_BASE = 150 << 20
 # Indexes and offsets that travel beside the vectors, in all copies.
 _ROWWISE_BYTES = 16
-# What Spark's driver needs for itself.
+# Of Spark's driver.
 HEAP_BASE = 300 << 20
-# Working memory per rating while ratings are split by block, and while the blocks of one number are put together.
+# Working memory per rating while ratings are split by block, and while blocks of one number are put together.
 _SPLIT_BYTES, _ASSEMBLY_BYTES = 60, 96
 # Two shared cores: starting a job, moving bytes from process to process, blocking both sides.
-SECONDS_PER_JOB = 0.2
-BYTES_PER_SECOND = 250e6
+SECONDS_PER_JOB, BYTES_PER_SECOND = 0.2, 250e6
 _BLOCKING_SECONDS_PER_RATING = 1.5e-6
 
 
