@@ -31,8 +31,8 @@ LENGTHS = (0.0, *(2.0**power for power in range(5, -11, -1)))
 """Of the joint step, in steps that are safe for each row alone. Those are shorter than they need be, so that
 longer ones are tried too."""
 
+# Vectors of both sides.
 Sides = tuple[Float32Array, Float32Array]
-"""Vectors of both sides."""
 
 
 def accelerate(start: Sides, n_steps: int, step: Callable[[Sides], tuple[Sides, float]]) -> list[int]:
