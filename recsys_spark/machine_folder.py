@@ -34,11 +34,7 @@ def remove_stale() -> None:
     """Remove what killed jobs left long ago."""
     for place in machine_folder().iterdir():
         try:
-            if time.time() - place.stat().st_mtime <= _STALE_SECONDS:
-                continue
-            if place.is_dir():
+            if time.time() - place.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(place, ignore_errors=True)
-            else:
-                place.unlink()
         except OSError:
             continue
