@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -50,6 +49,7 @@ from recsys_spark.evaluate.rating_errors import N_BINS, ErrorInput, measure_erro
 from recsys_spark.evaluate.shares import item_classes, number_of_shares
 from recsys_spark.kernels.label_metrics import auc
 from recsys_spark.session import build_session
+from recsys_spark.train.peak_memory import peak_memory
 
 MODELS = ("model", "popularity")
 ACTIVITY_BOUNDS = (10, 50)
@@ -201,7 +201,7 @@ def received_by_driver(frame: DataFrame) -> Iterator[Received]:
 
 def memory_of_driver(spark: SparkSession) -> tuple[int, int]:
     """Return the most memory (MB) that the driver's two processes have held so far: Python's, and the JVM's."""
-    python = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    python = peak_memory() / 2**20
     gateway = spark.sparkContext._gateway
     assert gateway is not None
     status = Path("/proc", str(_pid_of_jvm(spark)), "status").read_text()

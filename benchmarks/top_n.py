@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import shutil
 import statistics
 import sys
@@ -57,6 +56,7 @@ from recsys_spark.kernels.top_n import top_n
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
 from recsys_spark.recommend import Candidates, users_with_history, write_lists
 from recsys_spark.session import build_session
+from recsys_spark.train.peak_memory import peak_memory
 
 SEEN_PER_USER = 115
 _ZIPF_EXPONENT = 0.9
@@ -158,7 +158,7 @@ def time_kernel(model: Model, n: int, n_users: int, n_rounds: int) -> dict[str, 
         "kernel_s": round(statistics.median(ours for ours, _ in rounds), 3),
         "gemm_s": round(statistics.median(gemm for _, gemm in rounds), 3),
         "gemm_ratio": round(statistics.median(ours / gemm for ours, gemm in rounds), 3),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": round(peak_memory() / 2**20),
         "factors_mb": round((model.users.nbytes + model.items.nbytes) / 2**20),
     }
 

@@ -21,7 +21,7 @@ from recsys_spark.rating_blocks import ITEMS
 from recsys_spark.session import build_session, session_limits
 from recsys_spark.storage import LocalStorage
 from recsys_spark.train import Continuation, Factorization, alternating, fit_factors
-from recsys_spark.train.half_iteration import peak_memory
+from recsys_spark.train.peak_memory import peak_memory
 
 N_USERS, N_ITEMS, RANK, N_BLOCKS = 40_000, 720_000, 255, 48
 SIDE_BYTES = N_ITEMS * (RANK + 1) * 4

@@ -28,11 +28,11 @@ from recsys_spark.train.checkpoints import (
 )
 from recsys_spark.train.exchange import Exchange, Kept, Known
 from recsys_spark.train.exchange_choice import choose_exchange, plan_exchanges
-from recsys_spark.train.half_iteration import peak_memory
 from recsys_spark.train.held_back import VALIDATION_SEED, HeldBack
 from recsys_spark.train.loop_state import LoopState
 from recsys_spark.train.model import Factorization, HalfIteration, Vectors
 from recsys_spark.train.observations import Observations, constant_of_rows, observations
+from recsys_spark.train.peak_memory import peak_memory
 from recsys_spark.train.replicate import ReplicateExchange
 from recsys_spark.train.route import RouteExchange
 from recsys_spark.train.side_blocks import SideBlocks, block_ratings

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from recsys_spark.shared_value import SharedValue, leave, pickled_bytes, shared
 from recsys_spark.train.block_work import find_again
 from recsys_spark.train.hot_pieces import HotPieces
 from recsys_spark.train.local_copies import open_copy, save_copy
+from recsys_spark.train.peak_memory import peak_memory
 from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
 
@@ -308,12 +307,6 @@ def solve_block(
             "worker_bytes": pa.array([peak_memory()], pa.int64()),
         }
     )
-
-
-def peak_memory() -> int:
-    """Return the most memory that this process has held so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def missing_block(number: int) -> pa.RecordBatch:

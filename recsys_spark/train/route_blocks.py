@@ -20,7 +20,8 @@ from recsys_spark.kernels.solve_rows import RowProblem, RowSolution, solve_rows
 from recsys_spark.rating_blocks import Side
 from recsys_spark.shared_value import SharedValue
 from recsys_spark.train.first_vectors import first_rows, make_feasible
-from recsys_spark.train.half_iteration import needs_start, peak_memory
+from recsys_spark.train.half_iteration import needs_start
+from recsys_spark.train.peak_memory import peak_memory
 from recsys_spark.train.route_messages import (
     NOT_SENT,
     Copies,

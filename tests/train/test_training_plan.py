@@ -21,7 +21,7 @@ from recsys_spark.storage import LocalStorage
 from recsys_spark.train import Factorization, TrainingPlan, fit_factors
 from recsys_spark.train.alternating import Continuation
 from recsys_spark.train.exchange_choice import ExchangePlans, choose_exchange, plan_exchanges
-from recsys_spark.train.half_iteration import peak_memory
+from recsys_spark.train.peak_memory import peak_memory
 from recsys_spark.train.training_plan import DRIVER_BASE, Footprint, refuse_what_cannot_fit
 
 MIB, GIB = 1 << 20, 1 << 30
