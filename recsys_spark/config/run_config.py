@@ -99,6 +99,11 @@ class TrainConfig(Section):
         description="replicate: the fixed side goes whole to every task; route: each block is sent what it needs; "
         "auto: replicate where it fits",
     )
+    standing_tasks: bool = Field(
+        default=True,
+        description="Spark on one machine: the tasks of one job serve many half-iterations, which is faster; "
+        "false: a job per half-iteration, to be seen in Spark's pages",
+    )
     feature_regression: FeatureRegressionConfig = FeatureRegressionConfig()
     side_information: SideInformationConfig | None = None
 

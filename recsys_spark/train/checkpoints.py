@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # They decide how far training goes or where its tasks run, not what an iteration does.
 _NOT_IN_FINGERPRINT = {
     "iterations",
+    "standing_tasks",
     "tolerance",
     "patience",
     "checkpoint_interval",

@@ -32,6 +32,7 @@ from recsys_spark.train.local_copies import open_copy, save_copy
 from recsys_spark.train.peak_memory import peak_memory
 from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
+from recsys_spark.train.standing_tasks import StandingTasks
 
 if TYPE_CHECKING:
     # Workers import this module, and have no pydantic.
@@ -147,7 +148,9 @@ def needs_start(problem: RowProblem) -> bool:
     return problem.solver in _FROM_START or problem.nonnegative or not problem.loss.is_quadratic
 
 
-def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Array, Shares, HalfIterationSizes]:
+def solve_side(
+    blocks: SideBlocks, given: HalfIterationInput, tasks: StandingTasks | None = None
+) -> tuple[Float32Array, Shares, HalfIterationSizes]:
     """Solve every row of a side against the fixed side.
 
     Parameters
@@ -155,6 +158,8 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Ar
     blocks : SideBlocks
     given : HalfIterationInput
         ``start`` holds the side's previous vectors, float32 (n_rows, width), or nothing.
+    tasks : StandingTasks, optional
+        To be called instead of starting a job; they are released before any other job.
 
     Returns
     -------
@@ -181,21 +186,34 @@ def solve_side(blocks: SideBlocks, given: HalfIterationInput) -> tuple[Float32Ar
     with shared(blocks.frame.sparkSession, given) as everywhere:
         pieces = blocks.hot.copies if blocks.hot is not None else ""
         by_copy = partial(solve_from_copies, given=everywhere, copies=blocks.copies, pieces=pieces)
-        solved = blocks.numbers.mapInArrow(by_copy, SOLVED_SCHEMA).toArrow()
+        if tasks is not None and everywhere.outbox is None:
+            # A job's tasks know of the broadcasts that were there when it began.
+            tasks.release()
+            tasks = None
+        if tasks is None:
+            solved = blocks.numbers.mapInArrow(by_copy, SOLVED_SCHEMA).toArrow()
+        else:
+            solved = tasks.map_blocks(blocks.occupied, by_copy)
         missing = (
             [row["block"] for row in solved.to_pylist() if row["row_index"] is None] if _has_missing(solved) else []
         )
         if missing:
+            if tasks is not None:
+                tasks.release()
             find_again(blocks.numbers, missing)
             in_full = partial(solve_from_batches, given=everywhere, copies=blocks.copies, pieces=pieces)
             rest = blocks.frame.where(F.col("block").isin(missing)).mapInArrow(in_full, SOLVED_SCHEMA).toArrow()
             solved = pa.concat_tables([solved.filter(pc.is_valid(solved["row_index"])), rest])
-        hot = _solve_hot(blocks.hot, given, everywhere, solved)
+        hot = _solve_hot(blocks.hot, given, everywhere, solved, tasks)
         return collect_solved(solved, hot, len(blocks.degrees), given, pickled_bytes(given))
 
 
 def _solve_hot(
-    pieces: HotPieces | None, given: HalfIterationInput, everywhere: SharedValue[HalfIterationInput], solved: pa.Table
+    pieces: HotPieces | None,
+    given: HalfIterationInput,
+    everywhere: SharedValue[HalfIterationInput],
+    solved: pa.Table,
+    tasks: StandingTasks | None,
 ) -> RowSolution | None:
     """Add up the hot rows' sums, those of the tasks that solved blocks and the rest, and solve the rows."""
     task, problem = given.hot, given.problem
@@ -203,6 +221,8 @@ def _solve_hot(
         return None
     pairs_of_blocks = zip(solved["block"].to_pylist(), solved["sums"], strict=True)
     found = {block: np.frombuffer(sums.as_buffer(), np.int64) for block, sums in pairs_of_blocks if sums.is_valid}
+    if tasks is not None and not (problem.loss.is_quadratic and found.keys() >= set(pieces.numbers)):
+        tasks.release()
     total = pieces.total(partial(sums_of_pieces, given=everywhere), found)
     solution = solve_hot_rows(total, task, problem, given.fixed.all_pairs)
     if problem.loss.is_quadratic:

@@ -28,6 +28,11 @@ class HeldBack:
         self.frame = frame.select("user_index", "item_index", "rating")
         self.constant = constant
 
+    @property
+    def is_collected(self) -> bool:
+        """Whether `arrays` needs no job any more."""
+        return "arrays" in vars(self)
+
     @cached_property
     def arrays(self) -> tuple[Int32Array, Int32Array, Float32Array]:
         """Users, items and values on the driver, collected once."""

@@ -21,6 +21,7 @@ from recsys_spark.train.model import Vectors
 from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
 from recsys_spark.train.simultaneous import take_steps
+from recsys_spark.train.standing_tasks import StandingTasks, can_stand
 from recsys_spark.train.vector_blocks import VECTOR_BLOCK_SCHEMA, collect_vectors, vector_chunks
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class ReplicateExchange:
         self._problem = row_problem(config)
         self._features = features
         self._told: SideInformation | None = None
+        self._tasks = StandingTasks(spark) if config.standing_tasks and can_stand(spark) else None
         self.sizes: list[HalfIterationSizes] = []
 
     def begin(self, users: SideBlocks, items: SideBlocks, known: Known | None) -> dict[Side, float]:
@@ -72,7 +74,7 @@ class ReplicateExchange:
         told = self._told if rows.side == ITEMS else None
         expected = None if told is None else told.expected(self.vectors.of(rows.side))
         given = half_iteration_input(self.vectors, rows, fixed, self._constant, self._problem, expected=expected)
-        solved, shares, sizes = solve_side(rows, given)
+        solved, shares, sizes = solve_side(rows, given, self._tasks)
         if told is not None:
             shares = shares._replace(penalty=told.penalty(solved))
         self.sizes.append(sizes)
@@ -88,12 +90,15 @@ class ReplicateExchange:
 
     def pair_scores(self, pairs: HeldBack) -> tuple[Float32Array, Float64Array]:
         """Score pairs on the driver, without a job after the first time."""
+        if not pairs.is_collected:
+            self.release()
         users, items, values = pairs.arrays
         vectors = self.vectors
         return values, pair_scores(vectors.users[users], vectors.items[items], pairs.constant, self._config.uses_biases)
 
     def save(self, vectors: Vectors, place: str) -> dict[str, Any]:
         """Write both sides, through the driver."""
+        self.release()
         saved = {}
         for side, degrees in self._degrees.items():
             saved[side.name] = join(place, side.name)
@@ -120,7 +125,9 @@ class ReplicateExchange:
         return vectors
 
     def release(self) -> None:
-        """Do nothing: nothing is held but arrays."""
+        """Let tasks end that wait for the next half-iteration."""
+        if self._tasks is not None:
+            self._tasks.release()
 
     def _take(self, users: SideBlocks, items: SideBlocks) -> None:
         self._degrees = {USERS: users.degrees, ITEMS: items.degrees}

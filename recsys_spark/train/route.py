@@ -249,8 +249,7 @@ class RouteExchange:
 
     def _copies(self, rows: SideBlocks) -> Copies:
         """Return where tasks find the blocks of a side, and those of its pieces."""
-        numbers = np.unique(np.flatnonzero(rows.degrees) % self._n_blocks).tolist()
-        ratings = BlockCopies(rows.copies, frozenset(numbers))
+        ratings = BlockCopies(rows.copies, frozenset(rows.occupied))
         if rows.hot is None:
             return Copies(ratings)
         return Copies(ratings, BlockCopies(rows.hot.copies, frozenset(rows.hot.numbers)))

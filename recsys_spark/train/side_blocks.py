@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from pyspark import StorageLevel
@@ -30,15 +30,19 @@ class SideBlocks:
     copies : str
         Name of this side's copies on the workers' machines.
     degrees : int32 array of shape (n_rows,)
+    n_blocks : int
     hot : HotPieces or None
         The ratings of hot rows once more: these stay in their blocks, but are solved from the pieces.
     """
 
-    def __init__(self, side: Side, cached: DataFrame, copies: str, degrees: Int32Array, hot: HotPieces | None) -> None:
+    def __init__(
+        self, side: Side, cached: DataFrame, copies: str, degrees: Int32Array, n_blocks: int, hot: HotPieces | None
+    ) -> None:
         self.side = side
         self.copies = copies
         self.frame = cached.where(F.col("side") == side.number)
         self.degrees = degrees
+        self.n_blocks = n_blocks
         self.hot = hot
         self.numbers = numbers_of(self.frame)
         self._cached = cached
@@ -47,6 +51,13 @@ class SideBlocks:
     def is_trained(self) -> BoolArray:
         """Whether each row has ratings: bool array of shape (n_rows,)."""
         return np.asarray(self.degrees > 0)
+
+    @cached_property
+    def occupied(self) -> list[int]:
+        """Numbers of the blocks that hold ratings, those of most ratings first."""
+        ratings = np.bincount(np.arange(len(self.degrees)) % self.n_blocks, self.degrees, self.n_blocks)
+        order = np.argsort(-ratings, kind="stable")
+        return [int(number) for number in order if ratings[number]]
 
     def release(self) -> None:
         """Drop the cached blocks, of both sides, and this machine's copies."""
@@ -93,7 +104,7 @@ def _cache_blocks(
     keep = partial(keep_copies, training=training)
     cached = rating_blocks(ratings, SIDES, n_blocks, keep).persist(StorageLevel.MEMORY_AND_DISK)
     users, items = sides = [
-        SideBlocks(side, cached, copies_of(training, side), np.zeros(n, np.int32), None)
+        SideBlocks(side, cached, copies_of(training, side), np.zeros(n, np.int32), n_blocks, None)
         for side, n in zip(SIDES, n_rows, strict=True)
     ]
     try:
