@@ -93,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of the measurements outside Spark")
     parser.add_argument("--solver", choices=["auto", "cholesky", "dual", "cg"], default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(against="nothing", exchange="replicate")
+    parser.set_defaults(against="nothing", exchange="replicate", cg_steps=3)
     arguments = parser.parse_args()
     if arguments.iterations < 2:
         parser.error("--iterations must be at least 2")

@@ -11,7 +11,7 @@ plain shuffle of the same rows. At the end, our objective is evaluated at both m
 number of iterations.
 
     python benchmarks/training.py --ratings 2e6 --rank 64
-    python benchmarks/training.py --ratings 2e6 --rank 64 --loss implicit --against implicit --solver cg
+    python benchmarks/training.py --ratings 2e6 --rank 64 --loss implicit --against implicit --solver cg --cg-steps 2
 
 The last line is ``RESULT {json}``. Needs about 10 GB of memory at 15 million ratings.
 """
@@ -123,6 +123,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds of both libraries")
     parser.add_argument("--final-iterations", type=int, default=10, help="of the models compared; 0: compare none")
     parser.add_argument("--solver", choices=["auto", "cholesky", "dual", "cg", "subspace"], default="auto")
+    parser.add_argument("--cg-steps", type=int, default=3, help="of ours")
     parser.add_argument("--exchange", choices=["replicate", "route"], default="replicate", help="of ours")
     parser.add_argument("--blocks", type=int, default=0, help="per side; default: one per core")
     parser.add_argument("--seed", type=int, default=0)
@@ -155,7 +156,7 @@ def make_config(arguments: argparse.Namespace, n_blocks: int) -> TrainConfig:
         tolerance=0.0,
         solver=arguments.solver,
         exchange=arguments.exchange,
-        cg_steps=3,
+        cg_steps=arguments.cg_steps,
         n_blocks=n_blocks,
     )
 

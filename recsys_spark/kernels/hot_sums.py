@@ -1,8 +1,8 @@
 """Sums of hot rows' pieces, the same to the last bit whoever forms and adds them.
 
-Whoever has a piece forms its normal equations, as those of other rows are formed, and rounds them to multiples of a
-unit that is the same everywhere; multiples are added as integers, which is exact in any order. The unit is 2**-61 of a
-bound on the whole sum, so that rounding to it loses less than float64 does, and no sum overflows.
+Whoever has a piece forms its normal equations in float64 and rounds them to multiples of a unit that is the same
+everywhere; multiples are added as integers, which is exact in any order. The unit is 2**-61 of a bound on the whole
+sum, so that rounding to it loses less than float64 does, and no sum overflows.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,6 @@ from recsys_spark.kernels.fixed_side import AllPairs, FixedSide
 from recsys_spark.kernels.hot_rows import HotRows
 from recsys_spark.kernels.losses import Loss, logistic_terms, observed_loss, quadratic_terms
 from recsys_spark.kernels.method_choice import MAX_BATCH_FLOATS
-from recsys_spark.kernels.normal_equations import gramian
 from recsys_spark.kernels.row_batch import BatchGatherer, RowBatch, predict
 from recsys_spark.kernels.solve_rows import RowProblem, not_finite
 
@@ -143,7 +142,7 @@ def add_up_pieces(pieces: CsrBlock, fixed: FixedSide, loss: Loss, task: HotTask)
 
     Notes
     -----
-    O(nnz width**2), in float32 BLAS.
+    O(nnz width**2), in float64 BLAS.
     """
     sums = np.zeros((len(task.hot.rows), len(task.units)), np.int64)
     for place, batch in _batches(pieces, fixed, loss, task.hot):
@@ -219,6 +218,7 @@ def _batches(pieces: CsrBlock, fixed: FixedSide, loss: Loss, hot: HotRows) -> It
 
 def _sums(batch: RowBatch, task: HotTask, place: Int64Array) -> Float64Array:
     """Return the sums of each piece of a batch, float64 (n_pieces, n_sums)."""
+    design = batch.design.astype(np.float64)
     scores = batch.offsets + predict(batch.design, task.around[place])
     curvature: Float32Array | None
     if batch.loss.is_quadratic:
@@ -231,15 +231,15 @@ def _sums(batch: RowBatch, task: HotTask, place: Int64Array) -> Float64Array:
         if task.steepest:
             assert batch.weights is not None, "where the loss is logistic, padding has weight 0"
             curvature = np.float32(0.25) * batch.weights
-    upper = np.triu_indices(batch.design.shape[2])
-    curved = gramian(batch.design, curvature)[:, *upper].astype(np.float64)
-    # Slopes are what is left of large numbers that cancel: not in single precision.
-    moment = np.matmul(batch.design.transpose(0, 2, 1).astype(np.float64), slope[:, :, None])[:, :, 0]
+    transposed = design.transpose(0, 2, 1)
+    curved = design if curvature is None else design * curvature[:, :, None]
+    gramian = np.matmul(transposed, curved)[:, *np.triu_indices(design.shape[2])]
+    moment = np.matmul(transposed, slope[:, :, None])[:, :, 0]
     if batch.loss.is_quadratic:
         loss = observed_loss(batch.loss, batch.values, batch.weights, scores).sum(axis=1)
     else:
-        loss = np.zeros(len(curved))
-    return np.concatenate([curved, moment, loss[:, None]], axis=1)
+        loss = np.zeros(len(design))
+    return np.concatenate([gramian, moment, loss[:, None]], axis=1)
 
 
 def _add(sums: Int64Array, place: Int64Array, parts: Int64Array) -> None:

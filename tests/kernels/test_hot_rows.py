@@ -249,8 +249,7 @@ def test_sums_use_the_whole_range_without_leaving_it():
     wide, weight = vectors.astype(np.float64), float(np.float32(3.9))
     gramian = weight * wide.T @ wide
     sums = np.ldexp(total[0].astype(np.float64), task.units)
-    # A piece's thousand products, all alike, are added up in single precision.
-    assert_allclose(sums[:6], gramian[np.triu_indices(3)], rtol=1e-5)
+    assert_allclose(sums[:6], gramian[np.triu_indices(3)], rtol=1e-12)
     assert_allclose(sums[6:9], weight * wide.T @ np.full(n, np.float32(7.99) + 30.0), rtol=1e-6)
     assert np.abs(total).max() > 2**57, "the range is used"
 
