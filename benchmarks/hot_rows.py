@@ -123,11 +123,11 @@ def measure(
 ) -> Balance:
     """Train with rows above a floor split, and time the tasks that solve the items."""
     hot_rows.HOT_FLOOR = floor
-    sides: list[SideBlocks] = []
+    held: list[SideBlocks | Exchange] = []
     try:
         users, items = block_ratings(observations(frame, config).frame, *sizes, arguments.blocks)
-        sides += [users, items]
         exchange = make_exchange(spark, config, arguments)
+        held += [exchange, users, items]
         exchange.begin(users, items, None)
         ratios, seconds = [], []
         for _ in range(arguments.iterations):
@@ -140,8 +140,8 @@ def measure(
         n_split = 0 if items.hot is None else len(items.hot.rows.rows)
         return Balance(statistics.median(ratios), statistics.median(seconds), n_split)
     finally:
-        for blocks in sides:
-            blocks.release()
+        for one in held:
+            one.release()
 
 
 def make_exchange(spark: SparkSession, config: TrainConfig, arguments: argparse.Namespace) -> Exchange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -166,9 +166,10 @@ def fit_factors(
         actual = measured_footprint(exchange.sizes, peak_memory(), blocking_seconds, seconds, n_jobs=n_jobs)
         return replace(model, plan=plan, footprint=actual)
     finally:
-        for held in (exchange, *sides):
-            if held is not None:
-                held.release()
+        with ExitStack() as releases:
+            for held in (*sides, exchange):
+                if held is not None:
+                    releases.callback(held.release)
 
 
 def _told(config: TrainConfig, features: ItemFeatures | None) -> ItemFeatures | None:

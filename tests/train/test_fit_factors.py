@@ -184,8 +184,8 @@ def test_rise_of_the_objective_stops_training(spark: SparkSession) -> None:
     ratings = frame(spark, observations())
     config = TrainConfig(rank=2, iterations=2)
     users, items = block_ratings(ratings, N_USERS, N_ITEMS, 1)
+    exchange = ReplicateExchange(spark, config, 0.0)
     try:
-        exchange = ReplicateExchange(spark, config, 0.0)
         state = LoopState(config, exchange)
         state.penalties = exchange.begin(users, items, None)
         step = state.solve(1, users, items)
@@ -193,6 +193,7 @@ def test_rise_of_the_objective_stops_training(spark: SparkSession) -> None:
         with pytest.raises(NumericalError, match="the objective rose"):
             state.solve(1, items, users)
     finally:
+        exchange.release()
         users.release()
         items.release()
 

@@ -119,7 +119,7 @@ def test_hot_rows_are_solved_whole(spark: SparkSession, monkeypatch: pytest.Monk
     solve = "recsys_spark.train.replicate.solve_side"
     from recsys_spark.train.half_iteration import solve_side
 
-    monkeypatch.setattr(solve, lambda blocks, given: seen.append(blocks) or solve_side(blocks, given))
+    monkeypatch.setattr(solve, lambda blocks, *given: seen.append(blocks) or solve_side(blocks, *given))
     model = fit(spark, frame(spark, observations()), iterations=1)
     assert [blocks.hot for blocks in seen] == [None, None]
     assert model.plan is not None
