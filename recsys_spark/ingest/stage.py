@@ -136,7 +136,11 @@ def _read_log(context: StageContext, config: InputConfig, log: _Log, found: LogF
     interval = context.interval if log is _LOG and not config.is_by_day else None
     work = join(context.run.path, _CHECKED_ROWS)
     context.storage.remove(work)
-    _read_and_check(context, config, found.files, log).write.mode("error").parquet(work)
+
+    def read(files: list[FileStatus]) -> DataFrame:
+        return _read_and_check(context, config, files, log)
+
+    read(found.files).write.mode("error").parquet(work)
     checked = without_first_headers(context.spark.read.parquet(work))
     checked = checked.withColumn("outside", ~in_interval(interval) if interval else F.lit(False))
     covered = checked.where("not outside")
@@ -153,7 +157,9 @@ def _read_log(context: StageContext, config: InputConfig, log: _Log, found: LogF
     _check_totals(context, details, log, found)
     if has_history:
         # Only now: a day that breaks its contract must not become part of what is kept.
-        details["history"] = keep_ratings(context, good, found)
+        details["history"] = keep_ratings(
+            context, good, found, lambda others: without_first_headers(read(others.files)).where("reason is null")
+        )
     else:
         details["ratings"] = asdict(counts)
     context.storage.remove(work)
