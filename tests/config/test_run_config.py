@@ -128,6 +128,10 @@ def test_key_in_the_wrong_section_is_sent_to_the_right_one(write_config: Callabl
             {"item_features": {**feature(kind="text")["item_features"], "format": "parquet", "delimiter": ";"}},
             "delimiter is for format: csv; it does nothing for format: parquet",
         ),
+        (
+            {"recommend": {"deny": {"path": "x", "format": "parquet", "encoding": "iso-8859-1"}}},
+            "encoding is for format: csv and jsonl; it does nothing for format: parquet",
+        ),
         (feature(kind="numeric", separator="|"), "features.a: separator is for kind: multi_valued; it does nothing"),
         (feature(kind="categorical", separator=","), "separator is for kind: multi_valued"),
         (feature(kind="numeric", n_hashes=9), "n_hashes is for kind: text; it does nothing for kind: numeric"),
