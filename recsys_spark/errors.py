@@ -143,7 +143,10 @@ def error_from_reader(text: str) -> ContractError | None:
     kept = _FILE_OF_HISTORY.search(where)
     remedy = "compare it with its source (size, gzip -t, the columns' types), put a whole one there and run again"
     if kept:
-        remedy = f"restore it from a copy, or ingest {kept[1]} again, with the days that brought rows of it late"
+        remedy = (
+            f"run again: a run that ingests writes {kept[1]} again where the log still has its rows, and says what to "
+            "do where it has not"
+        )
     return ContractError(
         "a file cannot be read: it is cut off, damaged, or unlike the others of its folder",
         where=where,

@@ -94,8 +94,9 @@ def _mapped_file(value: object) -> Path | None:
     """Write a value to a file of this machine; None, after a warning, where the disk will not have it."""
     folder: Path | None = None
     try:
-        folder = machine_folder() / f"shared-{secrets.token_hex(8)}"
-        remove_stale()
+        place = machine_folder()
+        _tidy(place)
+        folder = place / f"shared-{secrets.token_hex(8)}"
         folder.mkdir()
         write_mapped(value, folder / "value")
     except BaseException as error:
@@ -106,6 +107,12 @@ def _mapped_file(value: object) -> Path | None:
         log.warning("values are broadcast, which is slower than files that workers map: %s", error)
         return None
     return folder / "value"
+
+
+@lru_cache(maxsize=1)
+def _tidy(place: Path) -> None:
+    """Remove what killed jobs left long ago, once in the life of this process: trainings tidy up at their ends, too."""
+    remove_stale()
 
 
 def leave(array: npt.NDArray[Any], outbox: Path | None) -> Path | None:

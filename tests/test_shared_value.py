@@ -78,6 +78,16 @@ def test_a_task_reads_the_file_and_none_is_left(spark: SparkSession) -> None:
     assert set(machine_folder().iterdir()) <= before
 
 
+def test_a_process_tidies_the_folder_once(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of values are shared in a training, and a folder of thousands of files takes its time."""
+    tidied: list[int] = []
+    monkeypatch.setattr(shared_value, "remove_stale", lambda: tidied.append(1))
+    shared_value._tidy.cache_clear()
+    for _ in range(3):
+        with shared(spark, given()):
+            assert tidied == [1]
+
+
 def test_a_full_disk_takes_the_slower_way(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -98,8 +98,11 @@ class EvaluateConfig(Section):
         bounds = self.activity_bounds
         if list(bounds) != sorted({*bounds}) or any(bound < 1 for bound in bounds):
             raise ValueError("activity_bounds must be ascending and at least 1")
-        if self.from_day is not None and self.split != "time":
-            raise ValueError("from_day is for split: time")
+        for name, split in {"from_day": "time", "last_k": "last_k", "fold_in_share": "users"}.items():
+            if getattr(self, name) != type(self).model_fields[name].default and self.split != split:
+                raise ValueError(f"{name} is for split: {split}")
+        if self.knn != KnnConfig() and not self.item_knn:
+            raise ValueError("knn is for item_knn: true")
         if self.holdout_items_share > 0 and self.holdout_share == 0:
             raise ValueError("holdout_items_share needs holdout_share above 0: with 0, nothing is measured")
         return self

@@ -96,6 +96,16 @@ class ItemFeaturesConfig(TableFile):
         """The columns of the file: the item, and one role per feature."""
         return {"item": self.item} | {f"features.{name}": name for name in self.features}
 
+    @property
+    def roles_of_numbers(self) -> frozenset[str]:
+        """The roles of numeric features."""
+        return frozenset(f"features.{name}" for name, column in self.features.items() if column.kind == "numeric")
+
+    @property
+    def roles_of_one(self) -> frozenset[str]:
+        """The roles whose cells have to be single values: the item, and numbers."""
+        return self.roles_of_numbers | {"item"}
+
     @model_validator(mode="after")
     def _check_item(self) -> ItemFeaturesConfig:
         if self.item in self.features:

@@ -73,6 +73,19 @@ class InputConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_effects(self) -> InputConfig:
+        without_effect = {
+            "parquet": ("delimiter", "header", "quote", "encoding"),
+            "jsonl": ("delimiter", "header", "quote"),
+        }
+        for name in without_effect.get(self.format, ()):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} does nothing for format: {self.format}")
+        if self.empty_days != "stop" and not self.is_by_day:
+            raise ValueError("empty_days is for a path with {date}")
+        return self
+
+    @model_validator(mode="after")
     def _check_together(self) -> InputConfig:
         if not self.paths or not all(self.paths):
             raise ValueError("path must name at least one file, folder or glob")

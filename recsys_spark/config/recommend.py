@@ -17,12 +17,25 @@ class TableFile(Section):
     path: str = Field(min_length=1, description="a file, folder or glob")
     format: Literal["csv", "jsonl", "parquet"] = "csv"
     delimiter: str = Field(default=",", min_length=1, max_length=8)
+    encoding: Literal["utf-8", "iso-8859-1"] = Field(default="utf-8", description="csv, jsonl: of the text")
 
     @model_validator(mode="after")
-    def _check_delimiter(self) -> TableFile:
+    def _check_format(self) -> TableFile:
         if self.format != "csv" and self.delimiter != ",":
             raise ValueError(f"delimiter is for format: csv; it does nothing for format: {self.format}")
+        if self.format == "parquet" and self.encoding != "utf-8":
+            raise ValueError("encoding is for format: csv and jsonl; it does nothing for format: parquet")
         return self
+
+    @property
+    def roles_of_one(self) -> frozenset[str]:
+        """Roles whose cells have to be single values: not lists."""
+        return frozenset({"user", "item", "segment", "category"})
+
+    @property
+    def roles_of_numbers(self) -> frozenset[str]:
+        """Roles whose cells are taken for numbers: dates and times in them, for days since 1970."""
+        return frozenset()
 
     @property
     def columns(self) -> dict[str, str]:

@@ -126,6 +126,8 @@ class TrainConfig(Section):
     def _check_model(self) -> TrainConfig:
         if self.model != "feature_regression" and self.feature_regression != FeatureRegressionConfig():
             raise ValueError("feature_regression is for model: feature_regression")
+        if not self.is_neighbourhood and self.knn != KnnConfig():
+            raise ValueError("knn is for model: user_knn and item_knn")
         if self.model == "factors":
             return self
         taken = ("unobserved_weight", "validation_share", "warm_start", "nonnegative", "exchange", "side_information")
@@ -147,8 +149,6 @@ class TrainConfig(Section):
             raise ValueError("unobserved_weight is for loss: squared and loss: ials; implicit has alpha instead")
         if self.loss == "squared" and self.positive_threshold is not None:
             raise ValueError("positive_threshold is for loss: implicit, ials and logistic")
-        if self.validation_share > 0 and (self.loss not in ("squared", "logistic") or self.unobserved_weight > 0):
-            raise ValueError("validation_share is for loss: squared without unobserved_weight, and loss: logistic")
         if self.updates == "simultaneous" and self.solver != "gradient":
             raise ValueError("updates: simultaneous is for solver: gradient")
         if self.updates == "simultaneous" and self.exchange == "route":
@@ -157,6 +157,14 @@ class TrainConfig(Section):
             raise ValueError("side_information cannot be combined with nonnegative or updates: simultaneous")
         if self.nonnegative and self.solver not in ("auto", "cholesky"):
             raise ValueError("nonnegative needs solver: auto or cholesky")
+        return self
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> TrainConfig:
+        if self.validation_share > 0 and (self.loss not in ("squared", "logistic") or self.unobserved_weight > 0):
+            raise ValueError("validation_share is for loss: squared without unobserved_weight, and loss: logistic")
+        if self.validation_share == 0 and self.patience != type(self).model_fields["patience"].default:
+            raise ValueError("patience is for validation_share above 0: without it, nothing is judged")
         return self
 
 

@@ -51,13 +51,21 @@ def run(context: StageContext) -> dict[str, Any]:
     Returns
     -------
     dict
-        The metrics as rows, the comparisons with baselines, what to try where they are lost, the calibration, the
-        numbers of ratings in each part, and the history of the fit.
+        The metrics as rows (none where nothing is held out, or the rest cannot be fitted), the comparisons with
+        baselines, what to try where they are lost, the calibration, the numbers of ratings in each part, and the
+        history of the fit.
     """
     if context.config.evaluate.holdout_share == 0:
         return _nothing_to_measure(context, {TRAINING: 0, FOLD_IN: 0, HELD_OUT: 0})
     parts = hold_out(context)
     if parts.counts[HELD_OUT] == 0 or parts.counts[TRAINING] == 0:
+        return _nothing_to_measure(context, parts.counts)
+    only = _only_label(context, parts.training)
+    if only is not None:
+        log.warning(
+            f"evaluate: of the ratings that are not held out, all have the label {only:g}: the logistic loss needs "
+            "both. Hold out fewer or others (evaluate.holdout_share, split, seed), or move train.positive_threshold"
+        )
         return _nothing_to_measure(context, parts.counts)
     try:
         totals = _item_totals(context, parts)
@@ -109,6 +117,15 @@ def _label(context: StageContext) -> Column | None:
         return None
     threshold = config.positive_threshold
     return F.col("rating") if threshold is None else (F.col("rating") >= threshold).cast("double")
+
+
+def _only_label(context: StageContext, training: DataFrame) -> float | None:
+    """Return the label that all training ratings have, where the loss is about labels and they have but one."""
+    label = _label(context)
+    if label is None:
+        return None
+    lowest, highest = training.agg(F.min(label), F.max(label)).collect()[0]
+    return float(lowest) if lowest == highest else None
 
 
 def _item_totals(context: StageContext, parts: HeldOutRatings) -> ItemTotals:

@@ -1,35 +1,51 @@
 """Indexes that only grow: an id keeps its number for ever, and new ids are numbered on.
 
 ``<root>/indexes/<table>/versions/00000001.json`` names the parts of a version, which lie in ``parts`` beside it.
-A version has the parts of the one before, and one more.
+A version has the parts of the one before, and one more; or the same parts, where damaged ones were written again.
 """
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from recsys_spark.errors import RecsysError
+from recsys_spark.errors import DamagedFileError, RecsysError
 from recsys_spark.index.dense_index import write_dense_index
 from recsys_spark.runs.run_directory import StageContext
-from recsys_spark.storage import Storage, join
+from recsys_spark.runs.sealed_files import file_faults, seal
+from recsys_spark.storage import FileStatus, Storage, join
 from recsys_spark.storage.numbered_log import NumberedLog
 from recsys_spark.tables import Table
 
-_ATTEMPTS = 5
+ATTEMPTS = 5
+"""How often a run numbers again after others that were first."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexPart:
-    """Ids that one run has added: where they are, their first number, and how many."""
+    """Ids that one run has added: where they are, their first number, and how many.
+
+    Attributes
+    ----------
+    path : str
+        In the index's folder.
+    start, n : int
+    files : list of dict
+        ``path`` (in the part), ``size`` and ``sha256`` of its files; empty where they were not written down.
+    forgotten : list of int
+        Numbers of people who were forgotten: their ids are in no other table.
+    """
 
     path: str
     start: int
     n: int
+    files: list[dict[str, Any]] = field(default_factory=list)
+    forgotten: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +87,69 @@ def index_folder(root: str, table: Table) -> str:
     return join(root, "indexes", table.name)
 
 
-def index_version(root: str, table: Table, storage: Storage, number: int | None = None) -> IndexVersion:
-    """Return a version of an index, the newest by default.
+def version_log(root: str, table: Table, storage: Storage) -> NumberedLog:
+    """Return the log of an index's versions."""
+    return NumberedLog(storage, join(index_folder(root, table), "versions"))
+
+
+def index_version(root: str, table: Table, storage: Storage, n: int | None = None) -> IndexVersion:
+    """Return the newest version of an index, or as much of it as an earlier one had.
+
+    Parameters
+    ----------
+    root : str
+    table : Table
+    storage : Storage
+    n : int, optional
+        How many numbers the earlier version had given. Its parts are those of the newest: where one was damaged, and
+        written again, the newest names what is whole.
 
     Raises
     ------
-    RecsysError
+    DamagedFileError
         If its entry is damaged, or a part of it does not begin where the one before ends.
     """
+    log = version_log(root, table, storage)
+    numbers = log.numbers()
     folder = index_folder(root, table)
-    log = NumberedLog(storage, join(folder, "versions"))
-    numbers = log.numbers() if number is None else [number]
     if not numbers:
         return IndexVersion(table, folder, 0, ())
-    parts = tuple(IndexPart(**part) for part in log.read(numbers[-1])["parts"])
+    parts = parts_of(log, numbers[-1])
+    return IndexVersion(table, folder, numbers[-1], tuple(part for part in parts if n is None or part.start < n))
+
+
+def parts_of(log: NumberedLog, number: int) -> list[IndexPart]:
+    """Return the parts of a version; raises as `index_version`."""
+    try:
+        parts = [IndexPart(**part) for part in log.read(number)["parts"]]
+    except (TypeError, KeyError) as error:
+        raise DamagedFileError("a version of an index is damaged", where=log.path(number), got=str(error)) from None
     starts = [sum(part.n for part in parts[:k]) for k in range(len(parts))]
     if starts != [part.start for part in parts]:
-        raise RecsysError(
+        raise DamagedFileError(
             "a version of an index is damaged: its parts do not follow each other",
-            where=log.path(numbers[-1]),
+            where=log.path(number),
             got=f"{[(part.start, part.n) for part in parts]}",
-            remedy="restore the file from a copy; the tables of published runs are whole",
+            remedy="run again: the index stage goes by what runs have written down of it",
         )
-    return IndexVersion(table, folder, numbers[-1], parts)
+    return parts
+
+
+def part_faults(version: IndexVersion, part: IndexPart, storage: Storage) -> list[str]:
+    """Return how the files of a part differ from what was written; each of them is read, by the driver.
+
+    Of a part whose files were not written down, nobody knows but whether there are any.
+    """
+    files = storage.find(join(version.folder, part.path))
+    if not files:
+        return [f"{join(version.folder, part.path)}: is not there"]
+    found = {_name(file): file for file in files}
+    faults = file_faults(part.files, found, storage) if part.files else []
+    return [f"{join(version.folder, part.path)}/{fault}" for fault in faults]
+
+
+def _name(file: FileStatus) -> str:
+    return file.path.rpartition("/")[2]
 
 
 def append_ids(context: StageContext, table: Table, ids: DataFrame) -> IndexVersion:
@@ -123,38 +179,48 @@ def append_ids(context: StageContext, table: Table, ids: DataFrame) -> IndexVers
     -----
     One anti-join by id and what `write_dense_index` does, of the new ids; again for every attempt.
     """
-    log = NumberedLog(context.storage, join(index_folder(context.run.root, table), "versions"))
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         before = index_version(context.run.root, table, context.storage)
         new = ids.join(before.read(context.spark), table.key[0], "left_anti") if before.parts else ids
         if before.parts and not new.take(1):
             return before
-        part = _write_part(context, before, new)
+        place = new_place(context)
+        path = join(before.folder, place)
+        n = write_dense_index(new, table, path, f"{path}-work", context.storage, start=before.n)
+        part = IndexPart(place, before.n, n, sealed_part(path, context.storage))
         after = IndexVersion(table, before.folder, before.number + 1, (*before.parts, part))
-        entry = {
-            "run_id": context.run.run_id,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "n": after.n,
-            "parts": [asdict(each) for each in after.parts],
-        }
-        if log.append(after.number, entry):
+        if append_version(context, after):
             return after
         # Its numbers were given to the other run's ids.
         context.storage.remove(join(before.folder, part.path))
         context.progress.say(f"index: another run has appended to {table.name} meanwhile; numbering again after it")
     raise RecsysError(
         f"other runs keep appending to {table.name}",
-        where=log.folder,
-        got=f"{_ATTEMPTS} attempts",
+        where=version_log(context.run.root, table, context.storage).folder,
+        got=f"{ATTEMPTS} attempts",
         remedy="let one run at a time number its ids, and run the stage again; nothing was changed",
     )
 
 
-def _write_part(context: StageContext, before: IndexVersion, new: DataFrame) -> IndexPart:
-    place = join("parts", f"{context.run.run_id}-{secrets.token_hex(4)}")
-    path = join(before.folder, place)
-    n = write_dense_index(new, before.table, path, f"{path}-work", context.storage, start=before.n)
-    return IndexPart(place, before.n, n)
+def append_version(context: StageContext, version: IndexVersion) -> bool:
+    """Add a version to the log; return False, changing nothing, where another run has taken its number."""
+    entry = {
+        "run_id": context.run.run_id,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "n": version.n,
+        "parts": [asdict(part) for part in version.parts],
+    }
+    return version_log(context.run.root, version.table, context.storage).append(version.number, entry)
+
+
+def new_place(context: StageContext) -> str:
+    """Return a place for a part of this run that no other part has."""
+    return join("parts", f"{context.run.run_id}-{secrets.token_hex(4)}")
+
+
+def sealed_part(path: str, storage: Storage) -> list[dict[str, Any]]:
+    """Return what is written down of the files of a part."""
+    return [seal(file, _name(file), storage) for file in storage.find(path)]
 
 
 def index_faults(version: IndexVersion, of_run: DataFrame) -> dict[str, DataFrame]:

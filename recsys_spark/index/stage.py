@@ -7,6 +7,7 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from recsys_spark.index.id_index import IndexVersion, append_ids
+from recsys_spark.index.mended_index import mend_index, places_of_parts
 from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
 from recsys_spark.tables import INDEXED_RATINGS, ITEM_INDEX, RATINGS, USER_INDEX, Table
@@ -24,9 +25,16 @@ def run(context: StageContext) -> dict[str, Any]:
     -------
     dict
         ``n_users`` and ``n_items``, the numbers given so far, which arrays by index are as long as; ``users`` and
-        ``items`` of this run; ``n_ratings``; ``versions`` of the two indexes.
+        ``items`` of this run; ``n_ratings``; ``versions`` of the two indexes, the ``parts`` of these, and how many
+        were damaged and written again (``mended_parts``).
+
+    Raises
+    ------
+    RecsysError
+        If an index is damaged, and its numbers are not in the tables of published runs.
     """
     ratings = context.read(RATINGS)
+    mended = {table.name: mend_index(context, table) for table in (USER_INDEX, ITEM_INDEX)}
     users, items = _write_index(context, USER_INDEX), _write_index(context, ITEM_INDEX)
     indexed = (
         ratings.select(
@@ -47,7 +55,10 @@ def run(context: StageContext) -> dict[str, Any]:
         "users": n_users,
         "items": n_items,
         "n_ratings": n_ratings,
-        "versions": {USER_INDEX.name: users.number, ITEM_INDEX.name: items.number},
+        "versions": {version.table.name: version.number for version in (users, items)},
+        # Should a version's own entry be damaged one day.
+        "parts": {version.table.name: places_of_parts(version) for version in (users, items)},
+        "mended_parts": mended,
     }
 
 

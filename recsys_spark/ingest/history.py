@@ -15,7 +15,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from recsys_spark.errors import ConfigError, RecsysError
+from recsys_spark.errors import ConfigError, RecsysError, error_from_reader
 from recsys_spark.interval import Interval
 from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
@@ -25,6 +25,8 @@ from recsys_spark.tables import RATING_EVENTS
 # Without the file's name: where a day's file lies now is no part of what it says.
 _CONTENT = ("user_id", "item_id", "rating", "timestamp", "weight", "delivered")
 _ROWS_PER_FILE = 4_000_000
+FORGOTTEN = "forgotten-"
+"""How the hash of a day begins that somebody was taken out of: no delivery makes it what it is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,9 @@ class Delivery:
         if self.interval is None:
             return F.lit(True)
         time = F.col("timestamp")
-        return (time >= F.lit(self.interval.start)) & (time < F.lit(self.interval.end))
+        happened = (time >= F.lit(self.interval.start)) & (time < F.lit(self.interval.end))
+        # Not left to the statistics of a file, which may be damaged where its rows are not.
+        return F.coalesce(happened, F.lit(False))
 
     def may_touch(self, event_date: str, delivered: list[str]) -> bool:
         """Return whether a day of the history can hold rows that are replaced."""
@@ -99,6 +103,11 @@ class HistoryVersion:
         """Return which version, and how large it is."""
         days = f"{len(self.days):,} days, {len(self.changed_days):,} of them changed"
         return f"HistoryVersion: {self.number}, {self.n_rows:,} rows of {days}"
+
+    def summary(self, event_date: str) -> dict[str, Any] | None:
+        """Return what a day's rows came to when they were written, as `summaries` does; None where there are none."""
+        day = self.days.get(event_date)
+        return None if day is None else {name: day[name] for name in ("rows", "hash", "delivered")}
 
     @property
     def content_hash(self) -> str:
@@ -158,16 +167,15 @@ def update_history(context: StageContext, arrived: DataFrame, delivery: Delivery
     driver receives one row per event date.
     """
     assert context.config.history is not None
-    log = NumberedLog(context.storage, join(history_folder(context.run.root), "versions"))
-    arrived_days = {str(row[0]) for row in arrived.select(_event_date()).distinct().collect()}
+    log = version_log(context)
+    arrived_days = {str(row[0]) for row in arrived.select(event_date()).distinct().collect()}
     for _ in range(context.config.history.max_attempts):
-        before = _latest(context, log)
+        before = latest_version(context)
         found = _next_version(context, before, arrived, arrived_days, delivery)
         if not found.changed_days:
             return before
-        if log.append(found.number, _as_entry(context, found)):
+        if append_version(context, found):
             return found
-        _discard(context, found)
         context.progress.say(
             "ingest: another run has written to the history meanwhile; merging again with what it left"
         )
@@ -179,8 +187,20 @@ def update_history(context: StageContext, arrived: DataFrame, delivery: Delivery
     )
 
 
-def _latest(context: StageContext, log: NumberedLog) -> HistoryVersion:
-    folder = history_folder(context.run.root)
+def version_log(context: StageContext) -> NumberedLog:
+    """Return the log of the history's versions."""
+    return NumberedLog(context.storage, join(history_folder(context.run.root), "versions"))
+
+
+def latest_version(context: StageContext) -> HistoryVersion:
+    """Return the newest version, one without days where there is none.
+
+    Raises
+    ------
+    ConfigError
+        If the history was made from another kind of input.
+    """
+    folder, log = history_folder(context.run.root), version_log(context)
     latest = log.latest()
     if latest is None:
         return HistoryVersion(0, folder, {}, [])
@@ -199,6 +219,16 @@ def _latest(context: StageContext, log: NumberedLog) -> HistoryVersion:
 def _kind_of_input(context: StageContext) -> dict[str, Any]:
     config = context.config.input
     return {"by": "day" if config.is_by_day else "time", "columns": config.columns.model_dump(mode="json")}
+
+
+def append_version(context: StageContext, version: HistoryVersion) -> bool:
+    """Add a version to the log; where another run has taken its number, remove its files and return False."""
+    if version_log(context).append(version.number, _as_entry(context, version)):
+        return True
+    files = [file["path"] for day in version.changed_days for file in version.days.get(day, {"files": []})["files"]]
+    for part in {"/".join(path.split("/")[:2]) for path in files}:
+        context.storage.remove(join(version.folder, part))
+    return False
 
 
 def _as_entry(context: StageContext, version: HistoryVersion) -> dict[str, Any]:
@@ -222,37 +252,57 @@ def _next_version(
     needed = {day for day, kept in before.days.items() if not delivery.replaces_all(day, kept["delivered"])}
     kept = before.read(context.spark, [day for day in affected if day in needed]).where(~delivery.replaces())
     merged = kept.unionByName(RATING_EVENTS.select(arrived))
-    summaries = _summaries(merged)
-    stored = {day: {name: before.days[day][name] for name in ("rows", "hash", "delivered")} for day in before.days}
-    differing = {day for day in affected if summaries.get(day) != stored.get(day)}
-    unread = [day for day in affected if day in stored and day not in needed and day not in differing]
-    changed = sorted(differing | _damaged_days(context, before, unread, stored))
-    written = _write_days(context, merged, [day for day in changed if day in summaries], summaries)
+    found = summaries(merged)
+    differing = {day for day in affected if found.get(day) != before.summary(day)}
+    unread = [day for day in affected if day in before.days and day not in needed and day not in differing]
+    changed = sorted(differing | set(damaged_days(context, before, unread)))
+    written = write_days(context, merged, [day for day in changed if day in found], found)
     days = {day: content for day, content in before.days.items() if day not in changed} | written
     return HistoryVersion(before.number + 1, before.folder, dict(sorted(days.items())), changed)
 
 
-def _damaged_days(
-    context: StageContext, version: HistoryVersion, days: list[str], stored: dict[str, dict[str, Any]]
-) -> set[str]:
-    """Return those of some event dates whose files do not hold what the version says of them, or cannot be read."""
+def damaged_days(context: StageContext, version: HistoryVersion, days: list[str]) -> list[str]:
+    """Return those of some event dates whose files cannot be read, or do not hold what the version says of them.
+
+    Of a day that somebody was taken out of, the version does not know what its rows say, but how many there are.
+
+    Notes
+    -----
+    One pass over the days' files; where any cannot be read, further ones over halves of them.
+    """
+    if not days:
+        return []
     try:
-        found = _summaries(version.read(context.spark, days)) if days else {}
-    except Exception:  # whatever Spark makes of a damaged file
+        found = summaries(version.read(context.spark, days))
+    except Exception as error:
+        if not isinstance(error, RecsysError) and error_from_reader(str(error)) is None:
+            raise
         if len(days) == 1:
-            return {*days}
-        return {damaged for day in days for damaged in _damaged_days(context, version, [day], stored)}
-    return {day for day in days if found.get(day) != stored[day]}
+            return days
+        half = len(days) // 2
+        return [day for part in (days[:half], days[half:]) for day in damaged_days(context, version, part)]
+    if len(days) == 1:
+        return days if found.keys() - {*days} or not _is_as_stored(found.get(days[0]), version.days[days[0]]) else []
+    # Each by itself: rows in a wrong file are too many of their own day's.
+    suspects = [day for day in days if not _is_as_stored(found.get(day), version.days[day])]
+    return [damaged for day in suspects for damaged in damaged_days(context, version, [day])]
 
 
-def _event_date() -> Column:
+def _is_as_stored(found: dict[str, Any] | None, stored: dict[str, Any]) -> bool:
+    if stored["hash"].startswith(FORGOTTEN):
+        return bool((0 if found is None else found["rows"]) == stored["rows"])
+    return found is not None and all(found[name] == stored[name] for name in found)
+
+
+def event_date() -> Column:
+    """Return the day of a row's event time, UTC."""
     return F.to_date("timestamp").alias("event_date")
 
 
-def _summaries(rows: DataFrame) -> dict[str, dict[str, Any]]:
+def summaries(rows: DataFrame) -> dict[str, dict[str, Any]]:
     """Return rows, hash and delivering days of every event date."""
     hashes = F.sum(F.xxhash64(*_CONTENT).cast("decimal(20,0)")).cast("string").alias("hash")
-    found = rows.groupBy(_event_date()).agg(
+    found = rows.groupBy(event_date()).agg(
         F.count("*").alias("rows"), hashes, F.sort_array(F.collect_set("delivered")).alias("delivered")
     )
     return {
@@ -265,8 +315,8 @@ def _summaries(rows: DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _write_days(
-    context: StageContext, rows: DataFrame, days: list[str], summaries: dict[str, dict[str, Any]]
+def write_days(
+    context: StageContext, rows: DataFrame, days: list[str], known: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Write whole event dates as new files; return what the version says of them."""
     if not days:
@@ -274,8 +324,8 @@ def _write_days(
     folder = history_folder(context.run.root)
     part = join("parts", f"{context.run.run_id}-{secrets.token_hex(4)}")
     path = join(folder, part)
-    n_files = 1 + max(summaries[day]["rows"] for day in days) // _ROWS_PER_FILE
-    chosen = rows.withColumn("event_date", _event_date()).where(F.col("event_date").cast("string").isin(days))
+    n_files = 1 + max(known[day]["rows"] for day in days) // _ROWS_PER_FILE
+    chosen = rows.withColumn("event_date", event_date()).where(F.col("event_date").cast("string").isin(days))
     pieces = chosen.repartition("event_date", F.pmod(F.hash("user_id", "item_id"), F.lit(n_files)))
     in_order = pieces.sortWithinPartitions("event_date", *_CONTENT, "source_file")
     in_order.select(*RATING_EVENTS.schema.names, "event_date").write.mode("error").partitionBy("event_date").parquet(
@@ -286,15 +336,8 @@ def _write_days(
         place = file.path[file.path.index(f"/{part}/") + 1 :]
         day = place.removeprefix(f"{part}/event_date=").partition("/")[0]
         files[day].append({"path": place, "size": file.size})
-    _require_whole(context, path, files, sum(summaries[day]["rows"] for day in days))
-    return {day: {**summaries[day], "files": files[day]} for day in days}
-
-
-def _discard(context: StageContext, version: HistoryVersion) -> None:
-    """Remove the files that only this version would have named."""
-    files = [file["path"] for day in version.changed_days for file in version.days.get(day, {"files": []})["files"]]
-    for part in {"/".join(path.split("/")[:2]) for path in files}:
-        context.storage.remove(join(version.folder, part))
+    _require_whole(context, path, files, sum(known[day]["rows"] for day in days))
+    return {day: {**known[day], "files": files[day]} for day in days}
 
 
 def _require_whole(context: StageContext, path: str, files: dict[str, list[dict[str, Any]]], n_rows: int) -> None:

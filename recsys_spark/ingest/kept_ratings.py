@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from pyspark.sql import functions as F
 from recsys_spark.errors import ContractError
 from recsys_spark.ingest.history import Delivery, HistoryVersion, update_history
 from recsys_spark.ingest.log_files import LogFiles
+from recsys_spark.ingest.mended_days import mend_history
 from recsys_spark.ingest.merged_ratings import MergedCounts, write_ratings
 from recsys_spark.ingest.row_counts import plain_path
 from recsys_spark.runs.run_directory import StageContext
@@ -18,18 +20,33 @@ from recsys_spark.storage import join
 from recsys_spark.tables import LATE_RATINGS, RATING_EVENTS, RATINGS
 
 
-def keep_ratings(context: StageContext, good: DataFrame, found: LogFiles) -> dict[str, Any]:
+def keep_ratings(
+    context: StageContext, good: DataFrame, found: LogFiles, read_again: Callable[[LogFiles], DataFrame]
+) -> dict[str, Any]:
     """Put good rows into the history, and write ``ratings`` from all of it.
+
+    Parameters
+    ----------
+    context : StageContext
+    good : DataFrame
+        Of the files that the run reads.
+    found : LogFiles
+        These files.
+    read_again : callable
+        Good rows of other files of the log, for stored days that are damaged.
 
     Returns
     -------
     dict
-        The version, its rows and their hash, the event dates that changed, what came late, and what all rows became.
+        The version, its rows and their hash, the event dates that changed and those that were mended, what came late,
+        and what all rows became.
 
     Raises
     ------
     ContractError
         If the history holds no rating, or rows were lost.
+    RecsysError
+        If a stored day is damaged, and the log does not have its rows any more.
     """
     work = join(context.run.path, "_arrived")
     context.storage.remove(work)
@@ -37,14 +54,16 @@ def keep_ratings(context: StageContext, good: DataFrame, found: LogFiles) -> dic
     arrived = RATING_EVENTS.read(context.spark, work)
     off_day = _off_day(context, arrived)
     days = frozenset(found.day_of.values()) if context.config.input.is_by_day else None
-    version = update_history(context, arrived, Delivery(days, context.interval))
+    delivery = Delivery(days, context.interval)
+    mended = mend_history(context, delivery, lambda others: _delivered(context, read_again(others), others))
+    version = update_history(context, arrived, delivery)
     context.storage.remove(work)
-    merged = write_ratings(context, version.read(context.spark), RATINGS)
-    _require_all(context, version, merged)
+    counts = write_ratings(context, version.read(context.spark), RATINGS)
+    _require_all(context, version, counts)
     context.progress.say(
         f"ingest: history version {version.number} has {version.n_rows:,} rows of {len(version.days):,} days, "
-        f"{len(version.changed_days):,} of them changed by this run; they make {merged.n_ratings:,} ratings"
-        + (f", {merged.cancelled:,} rows were cancelled" if merged.cancelled else ""),
+        f"{len(version.changed_days):,} of them changed by this run; they make {counts.n_ratings:,} ratings"
+        + (f", {counts.cancelled:,} rows were cancelled" if counts.cancelled else ""),
         version=version.number,
     )
     return {
@@ -52,8 +71,9 @@ def keep_ratings(context: StageContext, good: DataFrame, found: LogFiles) -> dic
         "rows": version.n_rows,
         "content_hash": version.content_hash,
         "changed_days": version.changed_days,
+        "mended_days": mended,
         **off_day,
-        "ratings": asdict(merged),
+        "ratings": asdict(counts),
     }
 
 

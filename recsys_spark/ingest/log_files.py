@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 
@@ -65,10 +65,24 @@ def list_log(config: InputConfig, interval: Interval | None, spark: SparkSession
     """
     if not config.is_by_day or interval is None:
         return LogFiles(list_inputs(config, spark), {}, [])
+    found = files_of_days(config, list(_days(interval)), spark)
+    if found.empty_days:
+        tell_empty_days(config, found.empty_days, "have no file")
+    return found
+
+
+def files_of_days(config: InputConfig, days: Sequence[date], spark: SparkSession | None = None) -> LogFiles:
+    """Return the files of some days, of a log whose files belong to days.
+
+    Raises
+    ------
+    ConfigError
+        If a file belongs to two days.
+    """
     files: dict[str, FileStatus] = {}
     day_of: dict[str, date] = {}
     empty: list[date] = []
-    for day in _days(interval):
+    for day in days:
         found = [file for path in config.paths for file in storage_for(path, spark).find(path_of_day(path, day))]
         for file in found:
             if day_of.setdefault(file.path, day) != day:
@@ -80,8 +94,6 @@ def list_log(config: InputConfig, interval: Interval | None, spark: SparkSession
                 )
         files |= {file.path: file for file in found}
         empty += [] if found else [day]
-    if empty:
-        tell_empty_days(config, empty, "have no file")
     return LogFiles(list(files.values()), day_of, empty)
 
 

@@ -8,13 +8,14 @@ from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, BinaryType, StringType, StructField, StructType
 
 from recsys_spark.config.input import InputConfig
 from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.headers import CsvLayout, check_json_fields, csv_layouts, mapped_columns
 from recsys_spark.session import default_parallelism
 from recsys_spark.storage import FileStatus, Storage, literal_path
+from recsys_spark.storage.table_files import NUMBERS, PLAIN, READABLE_TYPES, WRITE_OTHER_TYPES, require_type
 
 _ROLES = ("user", "item", "rating", "timestamp", "weight")
 
@@ -153,7 +154,8 @@ def _read_parquet(spark: SparkSession, config: InputConfig, files: Sequence[File
             "the Parquet input cannot be read",
             where=", ".join(file.path for file in files[:3]),
             got=str(error).strip().splitlines()[0],
-            remedy="check that the files are complete and input.format is right",
+            allowed=READABLE_TYPES,
+            remedy=f"check that the files are complete and input.format is right; {WRITE_OTHER_TYPES}",
         ) from error
     columns = mapped_columns(config)
     for role, name in columns.items():
@@ -165,12 +167,22 @@ def _read_parquet(spark: SparkSession, config: InputConfig, files: Sequence[File
                 allowed=", ".join(map(repr, frame.columns)),
                 remedy="set input.columns to the file's own names",
             )
+        allowed = NUMBERS if role in ("rating", "weight") else PLAIN
+        require_type(frame.schema[str(name)].dataType, f"{files[0].path}: input.columns.{role}", str(name), allowed)
+    texts = [
+        F.col(f"`{name}`").cast("string")
+        for name in columns.values()
+        if isinstance(frame.schema[str(name)].dataType, StringType | BinaryType)
+    ]
+    is_valid = reduce(Column.__and__, [F.coalesce(F.is_valid_utf8(text), F.lit(True)) for text in texts], F.lit(True))
+    fault = F.when(~is_valid, F.lit("invalid_encoding"))
     rows = frame.select("*", "_metadata.file_path").select(
         _source_file().alias("source_file"),
         F.to_json(F.struct(*[F.col(f"`{name}`") for name in frame.columns])).alias("raw"),
+        fault.alias("bad_text"),
         *[_as_text(frame, str(name), config).alias(f"cell_{role}") for role, name in columns.items()],
     )
-    return _rows(rows, F.lit(None).cast("string"), {role: F.col(f"cell_{role}") for role in columns})
+    return _rows(rows, F.col("bad_text"), {role: F.col(f"cell_{role}") for role in columns})
 
 
 def _as_text(frame: DataFrame, name: str, config: InputConfig) -> Column:

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.config import PipelineConfig
 from recsys_spark.config.input import InputConfig
-from recsys_spark.config.recommend import ItemFile, UserItemFile
+from recsys_spark.config.recommend import ItemFile, SegmentFile, UserItemFile
 from recsys_spark.errors import ConfigError, ContractError, NothingToReadError
 from recsys_spark.ingest.catalogue import read_catalogue
 from recsys_spark.ingest.headers import list_inputs
@@ -29,7 +29,7 @@ from recsys_spark.ingest.validate import (
 )
 from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import FileStatus, join, storage_for
-from recsys_spark.storage.table_files import read_ids, read_table_file
+from recsys_spark.storage.table_files import count_undecodable, read_ids, read_table_file
 from recsys_spark.tables import (
     CANCELLED_RATINGS,
     CATALOGUE,
@@ -73,7 +73,8 @@ def run(context: StageContext) -> dict[str, Any]:
     Returns
     -------
     dict
-        Totals, counts per file and per reason, and the input files with sizes and times.
+        Totals, counts per file and per reason, the input files with sizes and times, and by table beside the log how
+        many rows hold bytes that are no text.
 
     Raises
     ------
@@ -87,17 +88,34 @@ def run(context: StageContext) -> dict[str, Any]:
     check_interval(config.input, context.interval)
     if config.input.columns.timestamp is not None:
         check_timestamp_format(context.spark, config.input.timestamp_format)
-    for where, file in config.files.items():
-        # Before the long work: a misspelt path or column, or a list that cannot be understood, should not cost a night.
-        read = read_ids if isinstance(file, ItemFile | UserItemFile) else read_table_file
-        read(context.spark, file, where, file.columns)
+    undecodable = _look_at_tables(context)
     if config.recommend.new_ratings is not None:
         _require_two_logs(context, config)
     found = list_log(config.input, context.interval, context.spark)
     require_room(context, found.files)
     if config.catalogue is not None:
         context.write(CATALOGUE, read_catalogue(context.spark, config.catalogue))
-    return _read_log(context, config.input, _LOG, found)
+    return {**_read_log(context, config.input, _LOG, found), "undecodable_rows": undecodable}
+
+
+def _look_at_tables(context: StageContext) -> dict[str, int]:
+    """Look at the tables beside the log before the long work: a misspelt column should not cost a night.
+
+    Returns
+    -------
+    dict
+        Of the catalogue and the features, how many rows hold bytes that are no text.
+    """
+    undecodable = {}
+    for where, file in context.config.files.items():
+        if isinstance(file, ItemFile | UserItemFile):
+            read_ids(context.spark, file, where, file.columns)
+        elif isinstance(file, SegmentFile):
+            read_ids(context.spark, file, where, file.columns, may_be_blank=("segment",))
+        else:
+            frame = read_table_file(context.spark, file, where, file.columns)
+            undecodable[where] = count_undecodable(frame, file, where)
+    return undecodable
 
 
 def ingest_new_ratings(context: StageContext) -> dict[str, Any]:
@@ -136,7 +154,11 @@ def _read_log(context: StageContext, config: InputConfig, log: _Log, found: LogF
     interval = context.interval if log is _LOG and not config.is_by_day else None
     work = join(context.run.path, _CHECKED_ROWS)
     context.storage.remove(work)
-    _read_and_check(context, config, found.files, log).write.mode("error").parquet(work)
+
+    def read(files: list[FileStatus]) -> DataFrame:
+        return _read_and_check(context, config, files, log)
+
+    read(found.files).write.mode("error").parquet(work)
     checked = without_first_headers(context.spark.read.parquet(work))
     checked = checked.withColumn("outside", ~in_interval(interval) if interval else F.lit(False))
     covered = checked.where("not outside")
@@ -153,7 +175,9 @@ def _read_log(context: StageContext, config: InputConfig, log: _Log, found: LogF
     _check_totals(context, details, log, found)
     if has_history:
         # Only now: a day that breaks its contract must not become part of what is kept.
-        details["history"] = keep_ratings(context, good, found)
+        details["history"] = keep_ratings(
+            context, good, found, lambda others: without_first_headers(read(others.files)).where("reason is null")
+        )
     else:
         details["ratings"] = asdict(counts)
     context.storage.remove(work)

@@ -15,6 +15,7 @@ doi:10.1007/s10208-013-9150-3
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,11 +32,12 @@ LENGTHS = (0.0, *(2.0**power for power in range(5, -11, -1)))
 """Of the joint step, in steps that are safe for each row alone. Those are shorter than they need be, so that
 longer ones are tried too."""
 
+Step = TypeVar("Step")
 # Vectors of both sides.
 Sides = tuple[Float32Array, Float32Array]
 
 
-def accelerate(start: Sides, n_steps: int, step: Callable[[Sides], tuple[Sides, float]]) -> list[int]:
+def accelerate(start: Sides, n_steps: int, step: Callable[[Sides], tuple[Sides, float, Step]]) -> Step:
     """Take steps, each from a little ahead of where the one before has led.
 
     Parameters
@@ -44,27 +46,28 @@ def accelerate(start: Sides, n_steps: int, step: Callable[[Sides], tuple[Sides, 
         Both sides' vectors. Not changed.
     n_steps : int >= 1
     step : callable
-        Takes a joint step from both sides' vectors; returns where it leads, and the objective there.
+        Takes a joint step from both sides' vectors; returns where it leads, the objective there, and the step itself.
 
     Returns
     -------
-    list of int
-        The steps, from 0, whose end was kept: the objective falls from each to the next. The first step has no
-        momentum, and is always kept.
+    Step
+        The one that led to the lowest objective, the last of several such. No other step is held.
     """
     now, before, n_since_anew = start, start, 0
-    kept: list[int] = []
-    least = np.inf
-    for number in range(n_steps):
+    best: list[Step] = []
+    reached = lowest = np.inf
+    for _ in range(n_steps):
         momentum = np.float32(n_since_anew / (n_since_anew + 3))
         ahead = now[0] + momentum * (now[0] - before[0]), now[1] + momentum * (now[1] - before[1])
-        found, objective = step(ahead)
-        if n_since_anew and objective > least:
+        found, objective, taken = step(ahead)
+        if objective <= lowest:
+            best[:], lowest = [taken], objective
+        if n_since_anew and objective > reached:
             before, n_since_anew = now, 0
             continue
-        kept.append(number)
-        now, before, least, n_since_anew = found, now, objective, n_since_anew + 1
-    return kept
+        # Without momentum, no step leads higher but by rounding.
+        now, before, reached, n_since_anew = found, now, objective, n_since_anew + 1
+    return best[0]
 
 
 def change_of_side(before: FixedSide, after: FixedSide) -> FixedSide:

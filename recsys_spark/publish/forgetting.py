@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys_spark.errors import RecsysError
-from recsys_spark.index import index_folder
-from recsys_spark.ingest import history_folder
+from recsys_spark.index import index_folder, version_log
+from recsys_spark.ingest import FORGOTTEN, history_folder
 from recsys_spark.runs.lease import Lease, held, lease_to_forget
 from recsys_spark.runs.run_directory import Run, find_runs
 from recsys_spark.runs.sealed_files import place_in_run
@@ -143,7 +143,7 @@ def forget_user(root: str, storage: Storage, user_id: str) -> list[Forgotten]:
     number = _number_of(root, storage, user_id)
     found = [_forget_in_run(run, storage, user_id, number) for run in find_runs(root, storage)]
     found.append(_forget_in_history(root, storage, user_id))
-    found.append(_forget_in_index(root, storage, user_id))
+    found.append(_forget_in_index(root, storage, user_id, number))
     return [each for each in found if each.rows]
 
 
@@ -185,16 +185,7 @@ def _rewrite(path: str, storage: Storage, change: Change, before: Callable[[str,
     for file in storage.find(path):
         if not file.path.endswith(".parquet"):
             continue
-        try:
-            table = _from_parquet(storage.read_bytes(file.path))
-        except (pa.ArrowException, OSError) as error:
-            raise RecsysError(
-                "a file that may hold the user cannot be read",
-                where=file.path,
-                got=str(error).partition("\n")[0],
-                remedy="restore or remove it, and run the command again",
-            ) from error
-        changed, n = change(table)
+        changed, n = change(_read_table(file.path, storage))
         if n:
             content = _as_parquet(changed)
             if before is not None:
@@ -215,6 +206,19 @@ def _correct_manifest(run: Run, storage: Storage, path: str, content: bytes) -> 
                 if "sha256" in file:
                     file["sha256"] = hashlib.sha256(content).hexdigest()
     storage.write_text(run.manifest_path, json.dumps(manifest, indent=2, ensure_ascii=False))
+
+
+def _read_table(path: str, storage: Storage) -> pa.Table:
+    try:
+        return _from_parquet(storage.read_bytes(path))
+    except (pa.ArrowException, OSError) as error:
+        raise RecsysError(
+            "a file that may hold the user cannot be read",
+            where=path,
+            got=str(error).partition("\n")[0],
+            remedy="restore or remove it, and run the command again; a file of the history or of an index, a run that "
+            "ingests writes again where it can",
+        ) from error
 
 
 def _from_parquet(content: bytes) -> pa.Table:
@@ -289,11 +293,13 @@ def _forget_in_history(root: str, storage: Storage, user_id: str) -> Forgotten:
             days = [day for day in version["days"].values() if place in {file["path"] for file in day["files"]}]
             for day in days:
                 (mine,) = (file for file in day["files"] if file["path"] == place)
-                others = [storage.read_bytes(join(folder, file["path"])) for file in day["files"] if file is not mine]
+                # Of an older version, files may be gone that were damaged, and are in the next one as new files.
+                places = [join(folder, file["path"]) for file in day["files"] if file is not mine]
+                others = [storage.read_bytes(other) for other in places if storage.exists(other)]
                 mine["size"] = len(content)
                 day["rows"] = sum(pq.read_metadata(io.BytesIO(each)).num_rows for each in (content, *others))
                 # No delivery makes it what it is now: the next one of this day is compared anew.
-                day["hash"] = f"forgotten-{secrets.token_hex(8)}"
+                day["hash"] = f"{FORGOTTEN}{secrets.token_hex(8)}"
             if days:
                 version["rows"] = sum(day["rows"] for day in version["days"].values())
                 storage.write_text(log.path(number), json.dumps(version, indent=1, ensure_ascii=False))
@@ -302,14 +308,29 @@ def _forget_in_history(root: str, storage: Storage, user_id: str) -> Forgotten:
     return Forgotten("history", {RATING_EVENTS.name: n} if n else {})
 
 
-def _forget_in_index(root: str, storage: Storage, user_id: str) -> Forgotten:
+def _forget_in_index(root: str, storage: Storage, user_id: str, number: int | None) -> Forgotten:
+    folder, log = index_folder(root, USER_INDEX), version_log(root, USER_INDEX, storage)
+
+    def correct(path: str, content: bytes) -> None:
+        place, _, name = path[path.rindex("/user_index/parts/") + len("/user_index/") :].rpartition("/")
+        for version_number in log.numbers():
+            version = log.read(version_number)
+            mine = [part for part in version["parts"] if part["path"] == place]
+            for part in mine:
+                part["forgotten"] = sorted({*part.get("forgotten", []), number})
+                for file in part.get("files", []):
+                    if file["path"] == name:
+                        file |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            if mine:
+                storage.write_text(log.path(version_number), json.dumps(version, indent=1, ensure_ascii=False))
+
     def change(table: pa.Table) -> tuple[pa.Table, int]:
         is_user = pc.fill_null(pc.equal(table["user_id"], user_id), False)
         n = int(pc.sum(is_user).as_py() or 0)
         ids = pc.if_else(is_user, f"forgotten-{secrets.token_hex(8)}", table["user_id"])
         return table.set_column(table.schema.get_field_index("user_id"), table.schema.field("user_id"), ids), n
 
-    n = _rewrite(join(index_folder(root, USER_INDEX), "parts"), storage, change)
+    n = _rewrite(join(folder, "parts"), storage, change, correct)
     return Forgotten("index", {USER_INDEX.name: n} if n else {})
 
 
@@ -317,7 +338,7 @@ def _number_of(root: str, storage: Storage, user_id: str) -> int | None:
     """Return the user's number, None where the index does not know the user, or has forgotten it already."""
     for file in storage.find(join(index_folder(root, USER_INDEX), "parts")):
         if file.path.endswith(".parquet"):
-            table = _from_parquet(storage.read_bytes(file.path))
+            table = _read_table(file.path, storage)
             found = table.filter(pc.equal(table["user_id"], user_id))
             if found.num_rows:
                 number: int = found["user_index"][0].as_py()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recsys_spark.errors import RecsysError
-from recsys_spark.index import index_version
+from recsys_spark.index import index_version, part_faults
 from recsys_spark.ingest import history_folder
 from recsys_spark.runs.publication_log import log_folder, publications
 from recsys_spark.runs.run_directory import Run, find_runs
@@ -70,9 +70,8 @@ def _verify_indexes(root: str, storage: Storage) -> tuple[int, list[str]]:
             faults.append(_first_line(error))
             continue
         for part in version.parts:
-            n_files += 1
-            if not storage.find(join(version.folder, part.path)):
-                faults.append(f"{join(version.folder, part.path)}: is not there")
+            n_files += max(1, len(part.files))
+            faults += part_faults(version, part, storage)
     return n_files, faults
 
 

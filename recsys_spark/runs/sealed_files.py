@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from recsys_spark.runs.run_directory import Run
-from recsys_spark.storage import Storage, join, read_json
+from recsys_spark.storage import FileStatus, Storage, join, read_json
 from recsys_spark.tables import (
     ITEM_FACTORS,
     ITEM_INDEX,
@@ -37,11 +38,14 @@ _WITH_CHECKSUMS = frozenset(
 
 def files_of_table(run: Run, name: str, storage: Storage) -> list[dict[str, Any]]:
     """Return ``path`` (within the run), ``size`` and, where readers use the table, ``sha256`` of each of its files."""
-    return [
-        {"path": place_in_run(run, file.path), "size": file.size}
-        | ({"sha256": storage.checksum(file.path)} if name in _WITH_CHECKSUMS else {})
-        for file in storage.find(join(run.path, name))
-    ]
+    found = storage.find(join(run.path, name))
+    return [seal(file, place_in_run(run, file.path), storage, with_checksum=name in _WITH_CHECKSUMS) for file in found]
+
+
+def seal(file: FileStatus, place: str, storage: Storage, *, with_checksum: bool = True) -> dict[str, Any]:
+    """Return what is written down of a file: where it is, its size, and its SHA-256, for which it is read."""
+    content: dict[str, Any] = {"path": place, "size": file.size}
+    return content | ({"sha256": storage.checksum(file.path)} if with_checksum else {})
 
 
 def place_in_run(run: Run, path: str) -> str:
@@ -57,13 +61,18 @@ def table_faults(run: Run, name: str, storage: Storage) -> list[str]:
     RecsysError
         If the manifest is damaged.
     """
-    sealed = {file["path"]: file for file in read_json(storage, run.manifest_path)["files"].get(name, [])}
     found = {place_in_run(run, file.path): file for file in storage.find(join(run.path, name))}
-    faults = [f"{place}: is not there" for place in sorted(sealed.keys() - found.keys())]
-    faults += [f"{place}: is no file of the run" for place in sorted(found.keys() - sealed.keys())]
-    for place in sorted(sealed.keys() & found.keys()):
-        if found[place].size != sealed[place]["size"]:
-            faults.append(f"{place}: has {found[place].size:,} bytes instead of {sealed[place]['size']:,}")
-        elif "sha256" in sealed[place] and storage.checksum(found[place].path) != sealed[place]["sha256"]:
+    return file_faults(read_json(storage, run.manifest_path)["files"].get(name, []), found, storage)
+
+
+def file_faults(sealed: Sequence[dict[str, Any]], found: dict[str, FileStatus], storage: Storage) -> list[str]:
+    """Return how files, by place, differ from what `seal` has written down of them."""
+    known = {file["path"]: file for file in sealed}
+    faults = [f"{place}: is not there" for place in sorted(known.keys() - found.keys())]
+    faults += [f"{place}: is no file of the run" for place in sorted(found.keys() - known.keys())]
+    for place in sorted(known.keys() & found.keys()):
+        if found[place].size != known[place]["size"]:
+            faults.append(f"{place}: has {found[place].size:,} bytes instead of {known[place]['size']:,}")
+        elif "sha256" in known[place] and storage.checksum(found[place].path) != known[place]["sha256"]:
             faults.append(f"{place}: its bytes were changed")
     return faults

@@ -83,18 +83,13 @@ def take_steps(
     The first step has no momentum, so that training goes on from vectors alone, and the objective never rises.
     """
     sizes: list[HalfIterationSizes] = []
-    best: list[JointStep] = []
 
-    def step(sides: Sides) -> tuple[Sides, float]:
+    def step(sides: Sides) -> tuple[Sides, float, JointStep]:
         taken = step_both_sides(Vectors(*sides), users, items, constant, problem)
         sizes.extend(taken.sizes)
-        # One step is held, not all: each has a whole model. `accelerate` keeps just those that do not rise.
-        if not best or taken.objective <= best[0].objective:
-            best[:] = [taken]
-        return (taken.vectors.users, taken.vectors.items), taken.objective
+        return (taken.vectors.users, taken.vectors.items), taken.objective, taken
 
-    accelerate((vectors.users, vectors.items), problem.gradient_steps, step)
-    return replace(best[0], sizes=sizes)
+    return replace(accelerate((vectors.users, vectors.items), problem.gradient_steps, step), sizes=sizes)
 
 
 def step_both_sides(

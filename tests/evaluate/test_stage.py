@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
@@ -72,6 +73,46 @@ def popular_ndcg(split: list[dict[str, Any]], counts: Counter[int], n: int) -> f
         if relevant:
             found.append(sum(gains) / sum(1 / math.log2(p + 2) for p in range(min(n, len(relevant)))))
     return float(np.mean(found))
+
+
+def labelled(
+    make_context: MakeContext, folder: Path, is_zero: Callable[[int, int], bool]
+) -> tuple[StageContext, dict[str, Any]]:
+    """Evaluate the logistic loss on labels by user and day, of which each user's last one is held out."""
+    lines = ["user_id,item_id,rating,time"]
+    for user in range(12):
+        for day in range(6):
+            lines.append(f"u{user},i{(user * 5 + day) % 9},{int(not is_zero(user, day))},{86_400 * (10 + day)}")
+    (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
+    context = make_context(
+        input={"path": str(folder / "ratings.csv"), "columns": {"timestamp": "time"}},
+        train={"loss": "logistic"},
+        evaluate={"split": "last_k", "n": 3},
+    )
+    run_stages(context, stages(("ingest", "index", "evaluate")))
+    return context, context.record("evaluate")
+
+
+def test_without_both_labels_to_train_on_nothing_is_measured_and_told_why(
+    make_context: MakeContext, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
+    with caplog.at_level("WARNING"):
+        context, record = labelled(make_context, tmp_path, lambda user, day: day == 5 and user < 4)
+    assert record["metrics"] == []
+    assert (record["n_training"], record["n_held_out"]) == (60, 12)
+    assert ds.dataset(f"{context.run.path}/metrics").to_table().num_rows == 0
+    assert "of the ratings that are not held out, all have the label 1" in caplog.text
+    assert "train.positive_threshold" in caplog.text
+
+
+def test_without_both_labels_held_out_errors_are_told_and_no_area(make_context: MakeContext, tmp_path: Path) -> None:
+    _, record = labelled(make_context, tmp_path, lambda user, day: day == 2)
+    of_model = {row["metric"]: row["value"] for row in record["metrics"] if row["model"] == "model"}
+    assert not [name for name in of_model if name.startswith("auc")], "there is no pair of a one and a zero"
+    assert 0 < of_model["log_loss"] < 1
+    assert all(math.isfinite(row["value"]) for row in record["metrics"])
 
 
 def test_held_out_users_are_folded_in_and_everything_stands_beside_baselines(

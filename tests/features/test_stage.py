@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +168,46 @@ def test_lists_and_numbers_keep_their_types(make_context: MakeContext, tmp_path:
     encoder = json.loads((Path(context.run.path) / "item_features_encoder.json").read_text())
     assert encoder["features"][1]["values"] == ["War, cold", "[x]"]
     assert encoder["features"][0]["statistics"]["mean"] == 1495.25
+
+
+def test_dates_decimals_and_bytes_of_a_table_are_features(
+    make_context: MakeContext, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
+    days = [dt.date(2010, 1, 1), dt.date(2010, 3, 1), None, dt.date(2012, 2, 29)]
+    prices = [Decimal("9.99"), Decimal("0.50"), Decimal("100.00"), None]
+    rows = {
+        "item": ["a", "b", "c", "d"],
+        "released": days,
+        "price": prices,
+        "sizes": [[38, 39], [39], None, [38]],
+        "maker": pa.array([b"x", b"\xe9", b"x", b"\xe9"]),
+        "nothing": pa.nulls(4),
+    }
+    path = tmp_path / "typed.parquet"
+    pq.write_table(pa.table(rows), path)
+    kinds = {"released": "numeric", "price": "numeric", "sizes": "multi_valued", "maker": "categorical"}
+    columns = {name: {"kind": kind} for name, kind in {**kinds, "nothing": "numeric"}.items()}
+    context = make_run(
+        make_context, tmp_path, "r1", [], path=str(path), format="parquet", delimiter=",", features=columns
+    )
+    with caplog.at_level("WARNING"):
+        record = stage.run(context)
+    done(context, "features", record)
+    told = {one["name"]: one for one in record["features"]}
+    assert {name: (one["n_missing"], one["n_unreadable"], one["width"]) for name, one in told.items()} == {
+        "released": (1, 0, 1), "price": (1, 0, 1), "sizes": (1, 0, 2), "maker": (0, 0, 2), "nothing": (4, 0, 1),
+    }  # fmt: skip
+    assert "item_features.nothing: 4 items and not two different numbers: the column says nothing of any" in caplog.text
+    features = read_item_features(context)
+    assert features is not None
+    assert features.column_names == ["released", "price", "sizes=38", "sizes=39", "maker=x", "maker=\ufffd", "nothing"]
+    numbers = [[day.toordinal() if day else np.nan for day in days], [float(p) if p else np.nan for p in prices]]
+    expected = np.nan_to_num(StandardScaler().fit_transform(np.array(numbers).T))
+    np.testing.assert_allclose(features.dense()[:4, :2], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(
+        features.dense()[:4, 2:], [[1, 1, 1, 0, 0], [0, 1, 0, 1, 0], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0]]
+    )
 
 
 def test_absent_columns_and_tables_without_a_value_are_named(

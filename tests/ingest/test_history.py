@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from recsys_spark.errors import ConfigError, ContractError, error_from_reader
+from recsys_spark.errors import ConfigError, ContractError
 from recsys_spark.ingest.history import history_folder
 from recsys_spark.ingest.stage import run
 from recsys_spark.interval import Interval
@@ -184,26 +184,6 @@ def test_a_night_again_changes_nothing_and_a_mended_day_only_itself(make_context
     _, gone = nights.run(second, second + timedelta(days=1))
     assert gone["history"]["changed_days"] == [], "a file that is gone takes nothing back"
     assert nights.versions() == [1, 2]
-
-
-def test_a_damaged_day_is_named_and_mended_by_ingesting_it_again(make_context: MakeContext, tmp_path: Path) -> None:
-    first, second = days = shop_days(2)
-    copy_days(tmp_path / "files", days, limit=60)
-    nights = Nights(make_context, tmp_path / "out", tmp_path / "files")
-    context, _ = nights.run(first, second + timedelta(days=1))
-    expected = as_expected(context)
-    (part,) = (Path(path) for path in stored_files(context) if f"event_date={first}" in path)
-    part.write_bytes(part.read_bytes()[:-50])
-    for side_file in part.parent.glob(".*.crc"):
-        side_file.unlink()
-    with pytest.raises(Exception, match="event_date=2010-12-01") as caught:
-        nights.run(second, second + timedelta(days=1))
-    told = str(error_from_reader(str(caught.value)))
-    assert part.name in told
-    assert "or ingest 2010-12-01 again, with the days that brought rows of it late" in told
-    mended, told_of = nights.run(first, second)
-    assert told_of["history"]["changed_days"] == [str(first)]
-    assert as_expected(mended) == expected
 
 
 def test_late_rows_are_placed_by_event_time_counted_and_listed(make_context: MakeContext, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,48 @@ def test_input_without_ratings_is_a_broken_contract(
     write(tmp_path, content)
     with pytest.raises(ContractError, match=expected):
         run(make_context(ingest={"max_quarantined_share": 1.0}))
+
+
+def parquet_log(make_context: MakeContext, folder: Path, run_id: str = "r1", **columns: Any) -> StageContext:
+    """Return a run over a Parquet log with these columns in the place of plain ones."""
+    plain = {"user_id": ["u", "v"], "item_id": ["a", "b"], "rating": [1.0, 2.0], "at": ["2010-01-05", "2010-01-06"]}
+    pq.write_table(pa.table(plain | columns), folder / "r.parquet")
+    return make_context(
+        input={
+            "path": str(folder / "r.parquet"),
+            "format": "parquet",
+            "columns": {"timestamp": "at"},
+            "timestamp_format": "iso",
+        },
+        run_id=run_id,
+        ingest={"max_quarantined_share": 0.5},
+    )
+
+
+def test_odd_types_of_parquet_are_read_or_named(make_context: MakeContext, tmp_path: Path) -> None:
+    typed = {
+        "user_id": pa.array([b"caf\xe9", "é".encode()]),
+        "item_id": pa.array([7, 8], pa.uint64()),
+        "rating": pa.array([Decimal("1.50"), Decimal("2.25")]),
+        "at": pa.array([date(2010, 1, 5), date(2010, 1, 6)]),
+    }
+    context = parquet_log(make_context, tmp_path, **typed)
+    record = run(context)
+    assert ratings_of(context) == [("é", "8", 2.25)]
+    assert record["reasons"]["invalid_encoding"] == 1
+
+    odd = {
+        "user_id": (pa.array([{"a": 1}] * 2), "'user_id': struct<a:bigint>"),
+        "item_id": (pa.array([["a"], ["b"]]), "'item_id': array<string>\n  allowed: text (binary too), numbers"),
+        "rating": (pa.array([date(2010, 1, 5)] * 2), "'rating': date\n  allowed: text (binary too), numbers\n"),
+        "at": (pa.array([datetime(2010, 1, 5)] * 2, pa.timestamp("ns")), "TIMESTAMP(NANOS"),
+    }
+    for number, (column, (cells, told)) in enumerate(odd.items()):
+        with pytest.raises((ConfigError, ContractError)) as caught:
+            run(parquet_log(make_context, tmp_path, f"odd{number}", **{column: cells}))
+        assert told in str(caught.value)
+        assert str(tmp_path / "r.parquet") in str(caught.value)
+        assert "remedy: " in str(caught.value)
 
 
 def test_wrong_column_of_parquet(make_context: MakeContext, tmp_path: Path) -> None:

@@ -203,3 +203,26 @@ def test_a_third_night_after_damage_and_forgetting(
     assert (gone in lists) == (gone in third_day), "only what came since is known of who was forgotten"
     assert command("pipeline", "--run-id", "n1-again", "--date", DAYS[0]) == 0
     assert gone in {row["user_id"] for row in read_current_table(str(root)).to_pylist()}, "the raw log still says it"
+
+    def numbers(run_id: str) -> dict[str, int]:
+        return {row["user_id"]: row["user_index"] for row in rows(run_of(folder, run_id), "user_index")}
+
+    # What runs share: a stored day, and what the first night has added to both indexes.
+    parts = [*(root / "history/parts").glob(f"n3-*/event_date={DAYS[2]}/*.parquet")]
+    parts += [max(root.glob(f"indexes/{side}_index/parts/n1-*/*.parquet")) for side in ("user", "item")]
+    for part in parts:
+        part.write_bytes(part.read_bytes()[:-20])
+    assert command("verify") == 3
+    capsys.readouterr()
+    assert command("pipeline", "--run-id", "n4", "--date", DAYS[0]) == 0
+    told = capsys.readouterr().err
+    assert f"1 stored day(s) were damaged, and written again from the log, row for row: {DAYS[2]}" in told
+    assert "1 damaged part(s) of user_index" in told
+    assert "1 damaged part(s) of item_index" in told
+    before, after = numbers("n1-again"), numbers("n4")
+    assert before == after
+    stages = json.loads(STORAGE.read_text(run_of(folder, "n4").manifest_path))["stages"]
+    assert stages["ingest"]["history"]["mended_days"] == [DAYS[2]]
+    assert stages["index"]["mended_parts"] == {"user_index": 1, "item_index": 1}
+    assert command("verify") == 3, "run n2 still is what it was"
+    assert "history" not in capsys.readouterr().out

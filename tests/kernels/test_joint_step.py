@@ -102,9 +102,11 @@ class Model:
 
         def step(sides):
             taken.append(self.step(sides))
-            return taken[-1]
+            return *taken[-1], len(taken) - 1
 
-        kept = accelerate(tuple(self.start), n_steps, step)
+        best = accelerate(tuple(self.start), n_steps, step)
+        kept = [k for k, (_, objective) in enumerate(taken) if objective <= min(each for _, each in taken[: k + 1])]
+        assert best == kept[-1], "the last of those that led to the lowest objective"
         last = [max(k for k in kept if k <= number) for number in range(n_steps)]
         return taken[kept[-1]][0], [taken[k][1] for k in last], n_steps - len(kept)
 

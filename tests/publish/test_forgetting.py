@@ -14,6 +14,7 @@ import pytest
 
 from recsys_spark import tables
 from recsys_spark.errors import RecsysError
+from recsys_spark.index.id_index import sealed_part
 from recsys_spark.publish import forgetting
 from recsys_spark.publish.forgetting import forget_user
 from recsys_spark.publish.verification import verify
@@ -27,6 +28,7 @@ from tests.faulty_storage import StorageFault, fails_at
 from tests.stored_runs import STORAGE
 
 ANNA, NUMBER = "u1", 1
+INDEX_PART = "indexes/user_index/parts/r1-0"
 USERS = ["u0", ANNA, "u11", "xu1"]
 
 
@@ -85,7 +87,8 @@ def write_everything(root: Path) -> Path:
         publish_run(run, STORAGE)
     write_table(root / "indexes/user_index/parts/r1-0", TABLES["user_index"])
     log = NumberedLog(STORAGE, str(root / "indexes/user_index/versions"))
-    log.append(1, {"parts": [{"path": "parts/r1-0", "start": 0, "n": 4}]})
+    parts = [{"path": "parts/r1-0", "start": 0, "n": 4, "files": sealed_part(str(root / INDEX_PART), STORAGE)}]
+    log.append(1, {"parts": parts})
     days = {}
     for day in ("2026-01-03", "2026-01-04"):
         place = f"parts/r1-1/event_date={day}"
@@ -146,6 +149,8 @@ def check_forgotten(root: Path) -> None:
     index = pq.read_table(root / "indexes/user_index/parts/r1-0", partitioning=None).to_pylist()
     assert [row["user_index"] for row in index] == [0, 1, 2, 3], "the number is nobody else's"
     assert [row["user_id"] for row in index if row["user_index"] != NUMBER] == ["u0", "u11", "xu1"]
+    (part,) = NumberedLog(STORAGE, str(root / "indexes/user_index/versions")).read(1)["parts"]
+    assert part["forgotten"] == [NUMBER]
     versions = NumberedLog(STORAGE, str(root / "history/versions"))
     assert [versions.read(n)["rows"] for n in (1, 2)] == [7, 6]
     assert versions.read(1)["days"]["2026-01-04"]["rows"] == 6
@@ -181,6 +186,22 @@ def test_a_person_is_gone_and_the_others_are_not(root: Path) -> None:
     assert read_current_table(str(root)).num_rows == 3
     assert forget_user(str(root), STORAGE, ANNA) == []
     assert forget_user(str(root), STORAGE, "nobody") == []
+
+
+def test_a_person_is_forgotten_where_an_older_version_names_files_that_are_gone(root: Path) -> None:
+    """As after a day was damaged, and written again: its old files are named by the version before."""
+    log = NumberedLog(STORAGE, str(root / "history/versions"))
+    day = log.read(2)["days"]["2026-01-04"]
+    place = "parts/r2-0/event_date=2026-01-04"
+    write_table(root / "history" / place, TABLES["ratings"])
+    files = [
+        {"path": f"{place}/{path.name}", "size": path.stat().st_size} for path in (root / "history" / place).iterdir()
+    ]
+    log.append(3, {"days": {"2026-01-04": {**day, "files": files}}, "rows": 8})
+    (root / "history" / day["files"][1]["path"]).unlink()
+    assert {each.place: each.rows for each in forget_user(str(root), STORAGE, ANNA)}["history"] == {"rating_events": 3}
+    assert log.read(3)["rows"] == 6
+    assert verify(str(root), STORAGE)[1] == []
 
 
 def test_whoever_is_forgotten_leaves_an_id_of_their_own(root: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +52,26 @@ def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
     publish(tmp_path, "b")
     assert publish_run(run, STORAGE) == (first, False), "a late repetition does not take readers back"
     assert seen(tmp_path) == "b"
+
+
+def test_going_back_to_a_run_that_vanishes_leaves_what_was_published_since(tmp_path: Path) -> None:
+    """Its tables are removed, and another run is published, right after the entry that shows it again."""
+    for run_id in ("a", "b"):
+        publish(tmp_path, run_id)
+
+    def remove_and_publish(n: int, name: str, arguments: tuple[Any, ...]) -> None:
+        if name == "create_if_absent" and arguments[0].endswith("00000003.json"):
+            STORAGE.remove(Run(str(tmp_path), "a", "2026-01-05").manifest_path)
+            publish(tmp_path, "c")
+
+    with pytest.raises(ConfigError, match="the tables of this run are gone"):
+        roll_back(str(tmp_path), WatchedStorage(after=remove_and_publish))
+    assert [(entry.kind, entry.run_id) for entry in publications(str(tmp_path), STORAGE)] == [
+        ("publish", "a"),
+        ("publish", "b"),
+        ("rollback", "a"),
+        ("publish", "c"),
+    ]
 
 
 def test_writers_that_race_get_one_entry_each(tmp_path: Path) -> None:

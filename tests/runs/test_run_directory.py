@@ -46,7 +46,11 @@ def test_a_run_is_found_again_by_its_id(tmp_path: Path) -> None:
     for stage in ("ingest", "train"):
         assert open_run(str(tmp_path), LocalStorage(), run_id="x", first_stage=stage, interval=None) == run
     assert [found.run_id for found in find_runs(str(tmp_path), LocalStorage())] == ["x", "y"]
-    with pytest.raises(ConfigError, match="runs there: x, y"):
+    again = started(tmp_path, "x", "2026-01-07")
+    assert open_run(str(tmp_path), LocalStorage(), run_id="x", first_stage="ingest", interval=DAY) == again, (
+        "the latest"
+    )
+    with pytest.raises(ConfigError, match="runs there: x, y, x"):
         open_run(str(tmp_path), LocalStorage(), run_id=None, first_stage="train", interval=None)
 
 

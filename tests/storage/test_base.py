@@ -75,6 +75,16 @@ def test_create_if_absent_has_one_winner_and_writes_replace(storage: Storage, tm
     assert storage.list_names(str(tmp_path / "new")) == []
 
 
+def test_local_files_are_for_readers_and_nothing_else_is_left(tmp_path: Path) -> None:
+    storage = LocalStorage()
+    assert storage.create_if_absent(str(tmp_path / "created"), "a")
+    assert not storage.create_if_absent(str(tmp_path / "created"), "b")
+    storage.write_text(str(tmp_path / "written"), "a")
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("created", "written"), 0o644
+    )
+
+
 def test_bytes_are_replaced_whole(storage: Storage, tmp_path: Path) -> None:
     path, content = str(tmp_path / "new" / "a.parquet"), bytes(range(256)) * 3
     storage.replace_bytes(path, content)

@@ -51,6 +51,17 @@ def test_an_entry_that_lands_and_is_reported_as_failed_counts_as_made(tmp_path: 
     assert log.read(1) == {"who": "me"}
 
 
+def test_an_entry_that_is_sent_twice_and_finds_its_own_name_taken_counts_as_made(tmp_path: Path) -> None:
+    class Repeating(LocalStorage):
+        def create_if_absent(self, path: str, text: str) -> bool:
+            super().create_if_absent(path, text)
+            return super().create_if_absent(path, text)
+
+    log = NumberedLog(Repeating(), str(tmp_path))
+    assert log.append(1, {"who": "me"})
+    assert not log.append(1, {"who": "another"})
+
+
 def test_an_entry_that_did_not_land_is_a_failure(tmp_path: Path) -> None:
     def fail_before_create(n: int, name: str, arguments: object) -> None:
         if name in ("create_if_absent", "exists"):
