@@ -17,7 +17,7 @@ from pyspark.ml.tuning import CrossValidator, CrossValidatorModel, ParamGridBuil
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.errors import ConfigError, ContractError, RowError
 from recsys_spark.ml import ALS, ALSModel
 from tests.ml.small_ratings import (
     N_ITEMS,
@@ -230,6 +230,17 @@ def test_what_cannot_be_fitted_is_named(spark: SparkSession) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             als.fit(dataset)
+
+
+def test_a_row_that_overflows_is_named_by_its_id_and_nothing_stays_cached(spark: SparkSession) -> None:
+    first = triples()[0][:2]
+    rows = [(user, item, 1e38 if (user, item) == first else rating) for user, item, rating in triples()]
+    cached = spark.sparkContext._jsc.getPersistentRDDs().size()
+    with pytest.raises(RowError, match=f"item {first[1]}") as raised:
+        # One block: of several that fail at once, any may be the first.
+        ALS(rank=2, maxIter=1, regParam=1e-6, numUserBlocks=1).fit(frame(spark, rows))
+    assert (raised.value.side, raised.value.row) == ("items", 0)
+    assert spark.sparkContext._jsc.getPersistentRDDs().size() == cached
 
 
 def test_biases_are_part_of_predictions_and_lists(spark: SparkSession, tmp_path: Path) -> None:
