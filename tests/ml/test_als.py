@@ -121,8 +121,9 @@ def test_a_saved_model_is_the_same(ratings: DataFrame, model: ALSModel, tmp_path
     assert loaded.transform(users.crossJoin(items)).where("not isnan(prediction)").count() == N_USERS * N_ITEMS
     with pytest.raises(ConfigError, match="something is there already"):
         model.write().save(path)
-    with pytest.raises(ConfigError, match="over the files that it is read from"):
-        loaded.write().overwrite().save(path)
+    for same in (path, f"{path}/"):
+        with pytest.raises(ConfigError, match="over the files that it is read from"):
+            loaded.write().overwrite().save(same)
     model.write().overwrite().save(path)
     with pytest.raises(ConfigError, match="no model was saved there"):
         ALSModel.load(str(tmp_path))
