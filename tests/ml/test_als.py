@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.errors import ConfigError, ContractError, RowError
+from recsys_spark.job_labels import labelled_jobs
 from recsys_spark.ml import ALS, ALSModel
 from tests.ml.small_ratings import (
     N_ITEMS,
@@ -31,6 +32,7 @@ from tests.ml.small_ratings import (
     objective,
     triples,
 )
+from tests.test_job_labels import descriptions_of
 
 
 def test_lists_equal_brute_force(model: ALSModel) -> None:
@@ -153,6 +155,8 @@ def test_strings_are_ids_in_a_pipeline(spark: SparkSession, tmp_path: Path) -> N
     row = als.recommendForUserSubset(ratings.where("user = 'u103'"), 1).collect()[0]
     assert row["user"] == "u103"
     assert row["recommendations"][0]["item"].startswith("été ")
+    with pytest.raises(ConfigError, match="another type than those the model"):
+        als.transform(ratings.withColumn("user", F.lit(103)))
     predictions = sorted(model.transform(ratings).collect())
     assert not any(math.isnan(row["prediction"]) for row in predictions)
     model.save(str(tmp_path / "pipeline"))
@@ -167,6 +171,15 @@ def test_ids_may_be_longer_than_32_bits(spark: SparkSession) -> None:
     found = model.recommendForAllItems(1)
     assert found.dtypes[1] == ("recommendations", "array<struct<user:bigint,rating:float>>")
     assert {row["recommendations"][0]["user"] for row in found.collect()} <= {user for user, _, _ in rows}
+
+
+def test_jobs_of_a_fit_are_named_by_estimator_and_iteration(spark: SparkSession) -> None:
+    als = ALS(rank=1, maxIter=1)
+    with labelled_jobs(spark, "around", group="jobs-of-a-fit"):
+        als.fit(frame(spark, triples()))
+    assert {f"{als.uid}: iteration 1, {side}" for side in ("users", "items")} <= set(
+        descriptions_of(spark, "jobs-of-a-fit")
+    )
 
 
 def test_factors_do_not_depend_on_partitions_or_blocks(spark: SparkSession) -> None:
