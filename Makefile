@@ -111,7 +111,7 @@ lint: $(VENV)/.installed-dev ## Check style
 types: $(VENV)/.installed-dev ## Check types
 	$(BIN)/mypy
 
-check: lint types docs test test-slow test-airflow ## Everything that .ci/run checks
+check: lint types docs test test-slow test-oldest test-airflow test-airflow-day ## Everything that .ci/run checks
 
 benchmark: $(VENV)/.installed-dev ## Time training beside Spark MLlib
 	$(BIN)/python benchmarks/training.py

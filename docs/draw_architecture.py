@@ -45,7 +45,7 @@ BENEATH = {
     "kernels/": ("the mathematics: NumPy only", ("kernels",)),
     "storage/": ("disks, HDFS, object stores", ("storage", "arrow_file_system")),
     "config/": ("what a run is told", ("config",)),
-    "session.py": ("Spark, Java, progress", ("session", "java", "job_labels", "progress")),
+    "session.py": ("Spark, Java, progress", ("session", "java", "worker_daemon", "job_labels", "progress")),
     "errors.py": ("and small words", ("errors", "interval", "byte_sizes", "day_paths", "redaction")),
 }
 STAGES = tuple(stage.name for stage in stages())

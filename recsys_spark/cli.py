@@ -39,7 +39,7 @@ from recsys_spark.ingest.headers import list_inputs
 from recsys_spark.ingest.log_files import check_interval, list_log
 from recsys_spark.ingest.stage import NEW_RATINGS_SETTING
 from recsys_spark.interval import Interval, parse_interval
-from recsys_spark.pipeline import run_stages, stages
+from recsys_spark.pipeline import run_stages, stages, with_work
 from recsys_spark.progress import Progress, configure_logging, log_run_id
 from recsys_spark.redaction import redact
 from recsys_spark.report.explanation import explain_user
@@ -199,7 +199,7 @@ def _print_plan(
     echo(f"{sum(size for _, size in files):>15,} bytes in {len(files)} files")
     echo(f"interval: {interval.start.isoformat()} to {interval.end.isoformat()}" if interval else "interval: all times")
     echo("\n# plan, and where each stage writes")
-    for stage in stages(names):
+    for stage in with_work(stages(names), config):
         targets = stage.targets(run)
         echo(f"{stage.name:<10} {redact(targets[0])}")
         for target in targets[1:]:

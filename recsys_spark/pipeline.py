@@ -17,6 +17,7 @@ import recsys_spark.publish.stage as publish_stage
 import recsys_spark.recommend.stage as recommend_stage
 import recsys_spark.report.stage as report_stage
 import recsys_spark.train.stage as train_stage
+from recsys_spark.config import PipelineConfig
 from recsys_spark.errors import ConfigError, comes_from
 from recsys_spark.job_labels import labelled_jobs
 from recsys_spark.redaction import redacted
@@ -61,6 +62,11 @@ def stages(names: Sequence[str] = STAGES) -> list[Stage]:
     return [_ALL[name] for name in names]
 
 
+def with_work(chosen: Sequence[Stage], config: PipelineConfig) -> list[Stage]:
+    """Return the stages that have something to do in a configuration."""
+    return [stage for stage in chosen if stage.name != "features" or config.item_features is not None]
+
+
 def run_stages(context: StageContext, chosen: Sequence[Stage]) -> None:
     """Run stages of one run in order; those that are done already are left alone.
 
@@ -74,7 +80,7 @@ def run_stages(context: StageContext, chosen: Sequence[Stage]) -> None:
     RecsysError
         If another process is working on the run, or forgetting a person.
     """
-    chosen = [stage for stage in chosen if stage.name != "features" or context.config.item_features is not None]
+    chosen = with_work(chosen, context.config)
     context.storage.check_writable(context.run.root)
     if all(context.storage.exists(context.run.stage_record(stage.name)) for stage in chosen):
         # A finished run is not touched any more.

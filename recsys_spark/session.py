@@ -40,6 +40,7 @@ _SQL_SETTINGS = {
 }
 # Half of what a message may be by default: a value has an envelope.
 _CONNECT_MESSAGE_BYTES = 64 << 20
+_DAEMON = "recsys_spark.worker_daemon"
 _ARROW_POOL = "spark.executorEnv.ARROW_DEFAULT_MEMORY_POOL"
 # Addresses that a worker has and never touches, measured with pyarrow 25: mimalloc's, and those of libraries.
 ARROW_POOL_BYTES, _UNTOUCHED_BYTES = 1 << 30, 80 << 20
@@ -66,7 +67,8 @@ def build_session(app_name: str) -> SparkSession:
     """
     # Workers must have the driver's packages; PySpark's own default is whatever `python3` is on the PATH.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    if "PYSPARK_GATEWAY_PORT" not in os.environ and "SPARK_REMOTE" not in os.environ:
+    starts_java = "PYSPARK_GATEWAY_PORT" not in os.environ and "SPARK_REMOTE" not in os.environ
+    if starts_java:
         java = find_java()
         os.environ["JAVA_HOME"] = str(java.home)
         log.info("using %s", java.describe())
@@ -82,6 +84,9 @@ def build_session(app_name: str) -> SparkSession:
         spark.conf.set(key, value)
     if is_connect(spark):
         _send_package(spark)
+    elif starts_java and is_one_machine(spark):
+        # Workers find this package where the driver does. Of a running session, `spark.conf` does not take it.
+        spark.sparkContext._conf.setIfMissing("spark.python.daemon.module", _DAEMON)
     return spark
 
 

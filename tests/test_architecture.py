@@ -84,7 +84,7 @@ def test_no_rdd_on_the_data_path() -> None:
         text = path.read_text(encoding="utf-8")
         assert ".rdd" not in text, path
         assert ".master(" not in text, path
-        if path.name not in ("shared_value.py", "job_labels.py"):
+        if path.name not in ("shared_value.py", "job_labels.py", "session.py"):
             assert "sparkContext" not in text, path
 
 

@@ -92,18 +92,19 @@ def print_difference(console: Console, found: dict[str, Any]) -> None:
         ("held-out metrics", [row for row in found["metrics"] if row["segment"] == "all"]),
         ("of the model, by segment", [r for r in found["metrics"] if r["segment"] != "all" and r["model"] == "model"]),
     ):
-        if rows:
-            console.print(_metrics_grid(title, rows))
+        of_both = [row for row in rows if row["before"] is not None and row["after"] is not None]
+        if of_both:
+            console.print(_metrics_grid(title, of_both))
+        if len(of_both) < len(rows):
+            console.print(f"{title}: {len(rows) - len(of_both):,} more of one of the runs alone", highlight=False)
 
 
 def _metrics_grid(title: str, rows: list[dict[str, Any]]) -> Grid:
     by = "model" if all(row["segment"] == "all" for row in rows) else "segment"
     grid = _grid(title, by, "metric", "before", "after", "difference")
     for row in rows:
-        values = [row["before"], row["after"]]
-        shown = ["-" if value is None else f"{value:.4f}" for value in values]
-        difference = "" if None in values else f"{row['after'] - row['before']:+.4f}"
-        grid.add_row(escape(row[by]), row["metric"], *shown, difference)
+        shown = [f"{value:.4f}" for value in (row["before"], row["after"])]
+        grid.add_row(escape(row[by]), row["metric"], *shown, f"{row['after'] - row['before']:+.4f}")
     return grid
 
 

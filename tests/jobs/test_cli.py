@@ -55,6 +55,7 @@ def test_dry_run_shows_everything_and_writes_nothing(
     assert "date=2026-01-05/run=" in printed
     for table in ("ratings", "quarantine", "user_factors", "recommendations", "metrics", "publication_log"):
         assert table in printed
+    assert "item_words" not in printed, "no features are configured"
     assert sorted(tmp_path.rglob("*")) == before
 
 

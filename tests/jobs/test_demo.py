@@ -31,6 +31,7 @@ def test_the_demo_runs_from_its_configuration_and_prints_what_it_found(tmp_path:
     environment |= {"PYTHONPATH": python_path()}
     done = subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
     n_rows = len(lines) - 1
     accepted, merged, quarantined = re.search(
         rf"{n_rows:,} rows in = ([\d,]+) accepted \+ ([\d,]+) merged duplicates \+ ([\d,]+) quarantined", done.stderr

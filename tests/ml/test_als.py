@@ -17,7 +17,8 @@ from pyspark.ml.tuning import CrossValidator, CrossValidatorModel, ParamGridBuil
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from recsys_spark.errors import ConfigError, ContractError
+from recsys_spark.errors import ConfigError, ContractError, RowError
+from recsys_spark.job_labels import labelled_jobs
 from recsys_spark.ml import ALS, ALSModel
 from tests.ml.small_ratings import (
     N_ITEMS,
@@ -31,6 +32,7 @@ from tests.ml.small_ratings import (
     objective,
     triples,
 )
+from tests.test_job_labels import descriptions_of
 
 
 def test_lists_equal_brute_force(model: ALSModel) -> None:
@@ -121,8 +123,9 @@ def test_a_saved_model_is_the_same(ratings: DataFrame, model: ALSModel, tmp_path
     assert loaded.transform(users.crossJoin(items)).where("not isnan(prediction)").count() == N_USERS * N_ITEMS
     with pytest.raises(ConfigError, match="something is there already"):
         model.write().save(path)
-    with pytest.raises(ConfigError, match="over the files that it is read from"):
-        loaded.write().overwrite().save(path)
+    for same in (path, f"{path}/"):
+        with pytest.raises(ConfigError, match="over the files that it is read from"):
+            loaded.write().overwrite().save(same)
     model.write().overwrite().save(path)
     with pytest.raises(ConfigError, match="no model was saved there"):
         ALSModel.load(str(tmp_path))
@@ -152,6 +155,8 @@ def test_strings_are_ids_in_a_pipeline(spark: SparkSession, tmp_path: Path) -> N
     row = als.recommendForUserSubset(ratings.where("user = 'u103'"), 1).collect()[0]
     assert row["user"] == "u103"
     assert row["recommendations"][0]["item"].startswith("été ")
+    with pytest.raises(ConfigError, match="another type than those the model"):
+        als.transform(ratings.withColumn("user", F.lit(103)))
     predictions = sorted(model.transform(ratings).collect())
     assert not any(math.isnan(row["prediction"]) for row in predictions)
     model.save(str(tmp_path / "pipeline"))
@@ -166,6 +171,15 @@ def test_ids_may_be_longer_than_32_bits(spark: SparkSession) -> None:
     found = model.recommendForAllItems(1)
     assert found.dtypes[1] == ("recommendations", "array<struct<user:bigint,rating:float>>")
     assert {row["recommendations"][0]["user"] for row in found.collect()} <= {user for user, _, _ in rows}
+
+
+def test_jobs_of_a_fit_are_named_by_estimator_and_iteration(spark: SparkSession) -> None:
+    als = ALS(rank=1, maxIter=1)
+    with labelled_jobs(spark, "around", group="jobs-of-a-fit"):
+        als.fit(frame(spark, triples()))
+    assert {f"{als.uid}: iteration 1, {side}" for side in ("users", "items")} <= set(
+        descriptions_of(spark, "jobs-of-a-fit")
+    )
 
 
 def test_factors_do_not_depend_on_partitions_or_blocks(spark: SparkSession) -> None:
@@ -230,6 +244,17 @@ def test_what_cannot_be_fitted_is_named(spark: SparkSession) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             als.fit(dataset)
+
+
+def test_a_row_that_overflows_is_named_by_its_id_and_nothing_stays_cached(spark: SparkSession) -> None:
+    first = triples()[0][:2]
+    rows = [(user, item, 1e38 if (user, item) == first else rating) for user, item, rating in triples()]
+    cached = spark.sparkContext._jsc.getPersistentRDDs().size()
+    with pytest.raises(RowError, match=f"item {first[1]}") as raised:
+        # One block: of several that fail at once, any may be the first.
+        ALS(rank=2, maxIter=1, regParam=1e-6, numUserBlocks=1).fit(frame(spark, rows))
+    assert (raised.value.side, raised.value.row) == ("items", 0)
+    assert spark.sparkContext._jsc.getPersistentRDDs().size() == cached
 
 
 def test_biases_are_part_of_predictions_and_lists(spark: SparkSession, tmp_path: Path) -> None:

@@ -62,3 +62,48 @@ def test_columns_and_types_are_those_of_mllib(ratings: DataFrame, model: ALSMode
     assert model.rank == theirs.rank == RANK
     assert {row["id"] for row in model.userFactors.collect()} == {user for user, _, _ in triples()}
     assert repr(model) == f"ALSModel: uid={model.uid}, rank=2, 12 users, 9 items"
+
+
+def test_subsets_get_the_lists_that_mllib_gives(spark: SparkSession, model: ALSModel, theirs: Any) -> None:
+    # Twice, unknown, and no id at all; more places than there are entries; nobody.
+    for users, n in (([103, 103, 999, None, 100], 2), ([106], 50), ([], 3)):
+        asked = spark.createDataFrame([(user,) for user in users], "user int")
+        ours, expected = (each.recommendForUserSubset(asked, n) for each in (model, theirs))
+        assert ours.dtypes == expected.dtypes
+        assert lengths(ours) == lengths(expected), users
+    for items in ([-5, -5, 77, None], []):
+        asked = spark.createDataFrame([(item,) for item in items], "item int")
+        ours, expected = (each.recommendForItemSubset(asked, 3) for each in (model, theirs))
+        assert lengths(ours) == lengths(expected), items
+
+
+def lengths(lists: DataFrame) -> list[tuple[int, int]]:
+    return sorted((row[0], len(row[1])) for row in lists.collect())
+
+
+def test_params_of_a_call_count_for_that_call_alone(spark: SparkSession, model: ALSModel, theirs: Any) -> None:
+    asked = spark.createDataFrame([(103, -5), (103, 77), (999, -5)], "user int, item int")
+    for each in (model, theirs):
+        dropped = each.transform(asked, {each.predictionCol: "score", each.coldStartStrategy: "DROP"})
+        assert dropped.columns == ["user", "item", "score"]
+        assert [tuple(row)[:2] for row in dropped.collect()] == [(103, -5)]
+        kept = [row["prediction"] for row in each.transform(asked).orderBy("user", "item").collect()]
+        assert [np.isnan(value) for value in kept] == [False, True, True]
+        other = each.copy({each.predictionCol: "score"})
+        assert (other.getPredictionCol(), each.getPredictionCol()) == ("score", "prediction")
+        assert (other.uid, other.rank) == (each.uid, RANK)
+        assert "score" in other.transform(asked).columns
+
+
+def test_several_settings_are_fitted_as_by_mllib(ratings: DataFrame, mllib: dict[str, Any]) -> None:
+    for kind in (ALS, MLlibALS):
+        als: Any = kind(**{**mllib, "maxIter": 1})
+        settings = [{als.rank: 1}, {als.rank: 3, als.predictionCol: "score", als.userCol: "user"}]
+        models = dict(als.fitMultiple(ratings, settings))
+        assert [models[n].rank for n in range(2)] == [1, 3]
+        assert [models[n].getPredictionCol() for n in range(2)] == ["prediction", "score"]
+        assert {models[n].uid for n in range(2)} == {als.uid}
+        assert als.getRank() == RANK
+        one = als.fit(ratings, settings[0])
+        assert (one.rank, als.getRank()) == (1, RANK)
+        assert factors(one)[0].keys() == factors(models[0])[0].keys()

@@ -77,6 +77,8 @@ def test_params_mean_mllibs_objective() -> None:
     assert (config.loss, config.rank, config.iterations, config.reg_param) == ("squared", 7, 4, 0.25)
     assert (config.reg_exponent, config.uses_biases, config.tolerance, config.n_blocks) == (1.0, False, 0.0, None)
     assert config.seed == 2**63 - 1
+    assert config.checkpoint_interval is None, "there is no run to write checkpoints into"
+    assert ALS(numUserBlocks=3, numItemBlocks=6).train_config().n_blocks == 6
     config = ALS(implicitPrefs=True, alpha=3.0, nonnegative=True, numItemBlocks=6).train_config()
     assert (config.loss, config.alpha, config.nonnegative, config.n_blocks) == ("implicit", 3.0, True, 6)
     config = ALS(biases=True, regExponent=0.5, unobservedWeight=0.1, tol=0.01, solver="cg").train_config()

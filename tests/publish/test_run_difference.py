@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
+from rich.console import Console
 
 from recsys_spark.publish.run_difference import compare_runs
+from recsys_spark.report.run_pages import print_difference
 from recsys_spark.runs.run_directory import Run
 from recsys_spark.storage import LocalStorage
 from recsys_spark.tables import ITEM_FACTORS, METRICS, RECOMMENDATIONS, USER_SEGMENTS
@@ -74,3 +77,10 @@ def test_every_number_is_what_a_slow_count_says(spark: SparkSession, tmp_path: P
         assert list(row["popularity"].values()) == pytest.approx(means)
     by_segment = {row["segment"]: (row["before"], row["after"]) for row in found["metrics"]}
     assert by_segment == {"all": (0.1, 0.3), "few ratings": (0.2, None), "many ratings": (None, 0.4)}
+    console = Console(file=io.StringIO(), width=100)
+    print_difference(console, found)
+    printed = console.file.getvalue().splitlines()
+    assert any(
+        line.split() == ["model", "│", "ndcg@3", "│", "0.1000", "│", "0.3000", "│", "+0.2000"] for line in printed
+    )
+    assert "of the model, by segment: 2 more of one of the runs alone" in printed
