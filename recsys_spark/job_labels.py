@@ -43,3 +43,8 @@ def labelled_jobs(spark: SparkSession | None, description: str, *, group: str | 
         for name, earlier in before.items():
             # None takes the property away again.
             context.setLocalProperty(name, earlier)  # type: ignore[arg-type]
+
+
+def current_label(spark: SparkSession) -> str | None:
+    """Return the description of the jobs that this thread starts now; not for Spark Connect."""
+    return spark.sparkContext.getLocalProperty(_DESCRIPTION)

@@ -122,6 +122,7 @@ WORKER_MODULES = (
     "recsys_spark.train.scored_pairs",
     "recsys_spark.train.several",
     "recsys_spark.train.simultaneous",
+    "recsys_spark.train.standing_tasks",
     "recsys_spark.train.vector_blocks",
     "recsys_spark.recommend.hidden_items",
     "recsys_spark.recommend.lists",

@@ -23,6 +23,7 @@ from pyspark import InheritableThread, cloudpickle
 from pyspark.sql import SparkSession
 
 from recsys_spark.errors import RecsysError
+from recsys_spark.job_labels import current_label, labelled_jobs
 from recsys_spark.machine_folder import machine_folder
 from recsys_spark.session import default_parallelism, is_connect, is_one_machine
 
@@ -34,7 +35,6 @@ _IDLE_SECONDS = 2.0
 # What the system takes as the address of a socket, at most.
 _LONGEST_ADDRESS = 100
 _SERVED_SCHEMA = "calls long"
-_DESCRIPTION = "spark.job.description"
 
 
 class StandingTasks:
@@ -136,18 +136,17 @@ class _Job:
         self.listener.bind(_address_in(self._folder))
         self.listener.listen()
         self.ended, self._tell = Pipe(duplex=False)
-        context = spark.sparkContext
-        title = f"{context.getLocalProperty(_DESCRIPTION) or 'training'}, and what follows it"
+        title = f"{current_label(spark) or 'training'}, and what follows it"
         self._thread = InheritableThread(target=self._run, args=(n_tasks, title), daemon=True)
         self._thread.start()
 
     def _run(self, n_tasks: int, title: str) -> None:
         try:
-            context = self._spark.sparkContext
-            context.addJobTag(self._folder.name)
-            context.setLocalProperty(_DESCRIPTION, title)
+            # Of this thread alone.
+            self._spark.addTag(self._folder.name)
             stand = partial(stand_by, address=_address_in(self._folder))
-            self._spark.range(0, n_tasks, 1, n_tasks).mapInArrow(stand, _SERVED_SCHEMA).toArrow()
+            with labelled_jobs(self._spark, title):
+                self._spark.range(0, n_tasks, 1, n_tasks).mapInArrow(stand, _SERVED_SCHEMA).toArrow()
         except BaseException as error:
             self._error = error
         finally:
@@ -175,7 +174,7 @@ class _Job:
         """End the job as it is."""
         self._hang_up()
         if self._thread.is_alive():
-            self._spark.sparkContext.cancelJobsWithTag(self._folder.name)
+            self._spark.interruptTag(self._folder.name)
 
     def _hang_up(self) -> None:
         self.listener.close()
