@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark.config import TrainConfig
@@ -18,14 +19,17 @@ def descriptions_of(spark: SparkSession, group: str) -> list[str]:
     return [store.job(job).description().get() for job in jobs]
 
 
-def test_jobs_of_a_training_are_named_by_iteration_and_side(spark: SparkSession) -> None:
+@pytest.mark.parametrize("standing", [False, True])
+def test_jobs_of_a_training_are_named_by_iteration_and_side(spark: SparkSession, standing: bool) -> None:
     ratings = frame(spark, observations())
-    config = TrainConfig(rank=2, iterations=2, tolerance=0.0, n_blocks=2)
+    config = TrainConfig(rank=2, iterations=2, tolerance=0.0, n_blocks=2, standing_tasks=standing)
     sizes = {"n_users": N_USERS, "n_items": N_ITEMS}
-    with labelled_jobs(spark, "train", group="a-run/train"):
+    with labelled_jobs(spark, "train", group=f"{standing}-run/train"):
         fit_factors(spark, ratings, config, progress=Progress(), title="train", **sizes)
-    names = descriptions_of(spark, "a-run/train")
+    names = descriptions_of(spark, f"{standing}-run/train")
     steps = [f"train: iteration {n}, {side}" for n in (1, 2) for side in ("users", "items")]
+    if standing:
+        steps = [f"{steps[0]}, and what follows it"]
     assert [name for name in dict.fromkeys(names) if "iteration" in name] == steps
     assert set(names) <= {"train", "train: blocks of ratings", *steps}
 
