@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -135,6 +136,14 @@ def default_parallelism(spark: SparkSession) -> int:
         return int(configured)
     # A cluster may grow; a machine does not.
     return _count_of_machine(spark) if _is_local(spark) else _count_partitions(spark)
+
+
+def cores_of_machine(spark: SparkSession) -> int:
+    """Return how many tasks run at once in local mode, whatever the default number of partitions."""
+    asked = re.fullmatch(r"local(?:\[(\d+|\*)(?:,.*)?\])?", spark.conf.get("spark.master", "") or "")
+    number = asked[1] if asked is not None else None
+    cores = (os.cpu_count() or 1) if number == "*" else int(number or 1)
+    return max(1, cores // int(spark.conf.get("spark.task.cpus", None) or 1))
 
 
 @lru_cache(maxsize=8)
