@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -166,10 +166,16 @@ def fit_factors(
         actual = measured_footprint(exchange.sizes, peak_memory(), blocking_seconds, seconds, n_jobs=n_jobs)
         return replace(model, plan=plan, footprint=actual)
     finally:
-        with ExitStack() as releases:
-            for held in (*sides, exchange):
-                if held is not None:
-                    releases.callback(held.release)
+        _release([held for held in (exchange, *sides) if held is not None])
+
+
+def _release(held: Sequence[Exchange | SideBlocks]) -> None:
+    """Release each, even where another cannot be, and without hiding what went wrong before (an ExitStack would)."""
+    if held:
+        try:
+            held[0].release()
+        finally:
+            _release(held[1:])
 
 
 def _told(config: TrainConfig, features: ItemFeatures | None) -> ItemFeatures | None:

@@ -94,7 +94,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(
             if " train 7/20: " in line:
                 # As a terminal does it: everything that the command has started gets the signal too.
                 os.killpg(job.pid, signal.SIGINT)
-    assert job.returncode == 130, said
+    assert job.returncode == 130, "".join(said)
     begin = "  remedy: go on with: "
     assert said[-2:] == ["error: interrupted\n", f"{begin}recsys-spark train --config {config} --run-id cut\n"]
 

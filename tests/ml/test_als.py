@@ -177,9 +177,7 @@ def test_jobs_of_a_fit_are_named_by_estimator_and_iteration(spark: SparkSession)
     als = ALS(rank=1, maxIter=1)
     with labelled_jobs(spark, "around", group="jobs-of-a-fit"):
         als.fit(frame(spark, triples()))
-    assert {f"{als.uid}: iteration 1, {side}" for side in ("users", "items")} <= set(
-        descriptions_of(spark, "jobs-of-a-fit")
-    )
+    assert f"{als.uid}: iteration 1, users, and what follows it" in descriptions_of(spark, "jobs-of-a-fit")
 
 
 def test_factors_do_not_depend_on_partitions_or_blocks(spark: SparkSession) -> None:
