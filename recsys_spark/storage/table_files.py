@@ -248,7 +248,10 @@ def _text(column: str, kind: DataType, *, is_number: bool) -> Column:
     """Return a column as text; lists as JSON, as they stand in JSON lines too; times that are numbers, in days."""
     cell = _named(column)
     if isinstance(kind, ArrayType):
-        return F.make_valid_utf8(F.to_json(cell))
+        # Of bytes, JSON would have Base64.
+        is_text = isinstance(kind.elementType, StringType | BinaryType)
+        cell = F.transform(cell, lambda each: F.make_valid_utf8(each.cast("string"))) if is_text else cell
+        return F.to_json(cell)
     if is_number and isinstance(kind, BooleanType):
         cell = cell.cast("int")
     elif is_number and isinstance(kind, DateType):

@@ -97,6 +97,7 @@ TYPES = {
     "fixed": (pa.array([[0.5, 2.0], None], pa.list_(pa.float32(), 2)), ["[0.5,2.0]", None]),
     "coded": (pa.array(["x", None]).dictionary_encode(), ["x", None]),
     "bytes": (pa.array(["é".encode(), b"caf\xe9"]), ["é", "caf\ufffd"]),
+    "lists_of_bytes": (pa.array([["é".encode(), None, b"b"], [b"caf\xe9"]]), ['["é",null,"b"]', '["caf\ufffd"]']),
 }
 KINDS = dict.fromkeys(("decimal", "boolean", "date", "time", "time_utc", "large", "nothing"), "numeric")
 
