@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import reduce
 from typing import Any
 
@@ -85,6 +85,29 @@ def mend_index(context: StageContext, table: Table) -> int:
 def places_of_parts(version: IndexVersion) -> list[dict[str, Any]]:
     """Return what a run writes down of a version's parts."""
     return [asdict(part) for part in version.parts]
+
+
+def seal_parts(context: StageContext, proven: IndexVersion) -> None:
+    """Write down the checksums of parts that have none, in a new version, once they are proven to be what they were.
+
+    Where another run appends at the same moment, the next publish does it.
+
+    Parameters
+    ----------
+    context : StageContext
+    proven : IndexVersion
+        The newest version, or as much of it as was looked at.
+    """
+    newest = index_version(context.run.root, proven.table, context.storage)
+    unsealed = {part.path for part in proven.parts if not part.files}
+    parts = tuple(
+        replace(part, files=sealed_part(join(newest.folder, part.path), context.storage))
+        if part.path in unsealed and not part.files
+        else part
+        for part in newest.parts
+    )
+    if parts != newest.parts:
+        append_version(context, replace(newest, number=newest.number + 1, parts=parts))
 
 
 def _faults(context: StageContext, version: IndexVersion, part: IndexPart, *, is_restored: bool) -> list[str]:

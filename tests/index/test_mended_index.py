@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from recsys_spark.errors import DamagedFileError, RecsysError
-from recsys_spark.index.id_index import append_ids, index_faults, index_folder, index_version
-from recsys_spark.index.mended_index import mend_index, places_of_parts
+from recsys_spark.index.id_index import append_ids, append_version, index_faults, index_folder, index_version
+from recsys_spark.index.mended_index import mend_index, places_of_parts, seal_parts
 from recsys_spark.publish.forgetting import forget_user
 from recsys_spark.publish.retention import plan_removals
 from recsys_spark.publish.verification import verify
@@ -231,3 +232,14 @@ def test_without_any_version_left_it_is_named(make_context: MakeContext) -> None
     entry.write_text("{")
     with pytest.raises(RecsysError, match=r"written down nowhere else[\s\S]*00000001.json[\s\S]*remedy: restore"):
         mend_index(context, USER_INDEX)
+
+
+def test_parts_without_checksums_get_them_once_they_are_proven(make_context: MakeContext) -> None:
+    context = make_context()
+    append(context, ["a", "b"])
+    sealed = index_version(context.run.root, USER_INDEX, context.storage)
+    parts = tuple(replace(part, files=[]) for part in sealed.parts)
+    assert append_version(context, replace(sealed, number=2, parts=parts))
+    for _ in range(2):
+        seal_parts(context, index_version(context.run.root, USER_INDEX, context.storage))
+        assert index_version(context.run.root, USER_INDEX, context.storage) == replace(sealed, number=3)
