@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -214,8 +215,9 @@ def test_the_number_is_that_of_the_newest_version_and_not_of_an_attempt_that_cam
 
 
 def test_a_damaged_version_that_a_newer_one_stands_in_for_is_passed_over(
-    root: Path, caplog: pytest.LogCaptureFixture
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
     for folder in ("history", "indexes/user_index"):
         log = NumberedLog(STORAGE, str(root / folder / "versions"))
         newest, entry = log.latest() or (0, {})
