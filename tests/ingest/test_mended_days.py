@@ -205,14 +205,23 @@ def test_what_the_log_does_not_have_any_more_is_refused_with_a_reason(
     if trouble is change_source:
         _, told_of = nights.run(first, second)
         assert (told_of["history"]["changed_days"], told_of["history"]["rows"]) == ([str(first)], 39)
-    if trouble is lose_source:
-        (tmp_path / "files" / f"{first}.csv").write_text("")
-        _, told_of = nights.run(first, second)
-        assert told_of["history"]["changed_days"] == [str(first)]
-        assert [*latest_version(context).days] == [str(second)]
-        after, told_of = nights.run(second, second + ONE_DAY)
-        assert (told_of["history"]["mended_days"], told_of["history"]["changed_days"]) == ([], [])
-        assert verify(after.run.root, after.storage)[1] == []
+
+
+def test_an_empty_file_gives_up_what_a_lost_one_has_brought(make_context: MakeContext, tmp_path: Path) -> None:
+    first, second = days = shop_days(2)
+    copy_days(tmp_path / "files", days, limit=20)
+    nights = Nights(make_context, tmp_path / "out", tmp_path / "files")
+    context, _ = nights.run(first, second + ONE_DAY)
+    cut(stored_file(context, first), 0.7)
+    (tmp_path / "files" / f"{first}.csv").unlink()
+    with pytest.raises(RecsysError, match="put an empty file where that of 2010-12-01 was"):
+        nights.run(second, second + ONE_DAY)
+    (tmp_path / "files" / f"{first}.csv").write_text("")
+    after, told = nights.run(first, second)
+    assert told["history"]["changed_days"] == [str(first)]
+    assert [*latest_version(after).days] == [str(second)]
+    assert as_expected(after) == expected_ratings(copied_rows(tmp_path / "files", [second]))[0]
+    assert verify(after.run.root, after.storage)[1] == []
 
 
 def test_days_that_share_rows_are_ingested_again_in_one_run(make_context: MakeContext, tmp_path: Path) -> None:
