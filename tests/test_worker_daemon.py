@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from tests.conftest import python_path
@@ -36,5 +38,11 @@ def test_a_worker_that_nobody_listens_to_ends_without_a_word() -> None:
     assert done.stderr == ""
 
 
-def test_sessions_of_one_machine_have_it(spark: SparkSession) -> None:
-    assert spark.sparkContext.getConf().get("spark.python.daemon.module") == "recsys_spark.worker_daemon"
+def test_workers_of_one_machine_come_from_it(spark: SparkSession) -> None:
+    def name_of_main(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            spec = sys.modules["__main__"].__spec__
+            yield pa.RecordBatch.from_pydict({"main": [spec.name if spec else "no module"]})
+
+    found = spark.range(1).mapInArrow(name_of_main, "main string").collect()
+    assert [row["main"] for row in found] == ["recsys_spark.worker_daemon"]

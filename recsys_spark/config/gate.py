@@ -10,7 +10,8 @@ from recsys_spark.config.section import Section
 class GateConfig(Section):
     """Limits of a table beside being free of faults, against the run that readers see and popularity; null: none.
 
-    A limit is broken where its value is beyond it by more than the 95% interval. `--force` publishes nevertheless.
+    A limit is broken where its value is beyond it by more than the 95% interval, and one of a held-out metric where
+    nothing was measured. `--force` publishes nevertheless.
     """
 
     max_lost_users: float | None = Field(

@@ -2,7 +2,7 @@
 
 from recsys_spark.index.dense_index import write_dense_index
 from recsys_spark.index.id_index import index_faults, index_folder, index_version, part_faults, version_log
-from recsys_spark.index.mended_index import mend_index
+from recsys_spark.index.mended_index import mend_index, seal_parts
 
 __all__ = [
     "index_faults",
@@ -10,6 +10,7 @@ __all__ = [
     "index_version",
     "mend_index",
     "part_faults",
+    "seal_parts",
     "version_log",
     "write_dense_index",
 ]

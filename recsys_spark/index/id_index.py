@@ -122,17 +122,22 @@ def parts_of(log: NumberedLog, number: int) -> list[IndexPart]:
     """Return the parts of a version; raises as `index_version`."""
     try:
         parts = [IndexPart(**part) for part in log.read(number)["parts"]]
-    except (TypeError, KeyError) as error:
-        raise DamagedFileError("a version of an index is damaged", where=log.path(number), got=str(error)) from None
-    starts = [sum(part.n for part in parts[:k]) for k in range(len(parts))]
+        starts = [sum(part.n for part in parts[:k]) for k in range(len(parts))]
+    except (DamagedFileError, TypeError, KeyError) as error:
+        raise _damaged_version(log.path(number), " ".join(map(str.strip, str(error).splitlines()))) from None
     if starts != [part.start for part in parts]:
-        raise DamagedFileError(
-            "a version of an index is damaged: its parts do not follow each other",
-            where=log.path(number),
-            got=f"{[(part.start, part.n) for part in parts]}",
-            remedy="run again: the index stage goes by what runs have written down of it",
-        )
+        got = f"its parts do not follow each other: {[(part.start, part.n) for part in parts]}"
+        raise _damaged_version(log.path(number), got)
     return parts
+
+
+def _damaged_version(path: str, got: str) -> DamagedFileError:
+    return DamagedFileError(
+        "a version of an index is damaged",
+        where=path,
+        got=got,
+        remedy="run again: the index stage goes by what runs have written down of it",
+    )
 
 
 def part_faults(version: IndexVersion, part: IndexPart, storage: Storage) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import reduce
 from typing import Any
 
@@ -61,7 +62,7 @@ def mend_index(context: StageContext, table: Table) -> int:
     """
     for _ in range(ATTEMPTS):
         before, is_restored = _newest_version(context, table)
-        damaged = [part for part in before.parts if part_faults(before, part, context.storage)]
+        damaged = [part for part in before.parts if _faults(context, before, part, is_restored=is_restored)]
         if not damaged and not is_restored:
             return 0
         ids = _ids_of_runs(context, before, damaged) if damaged else None
@@ -83,7 +84,37 @@ def mend_index(context: StageContext, table: Table) -> int:
 
 def places_of_parts(version: IndexVersion) -> list[dict[str, Any]]:
     """Return what a run writes down of a version's parts."""
-    return [{"path": part.path, "start": part.start, "n": part.n} for part in version.parts]
+    return [asdict(part) for part in version.parts]
+
+
+def seal_parts(context: StageContext, proven: IndexVersion) -> None:
+    """Write down the checksums of parts that have none, in a new version, once they are proven to be what they were.
+
+    Where another run appends at the same moment, the next publish does it.
+
+    Parameters
+    ----------
+    context : StageContext
+    proven : IndexVersion
+        The newest version, or as much of it as was looked at.
+    """
+    newest = index_version(context.run.root, proven.table, context.storage)
+    unsealed = {part.path for part in proven.parts if not part.files}
+    parts = tuple(
+        replace(part, files=sealed_part(join(newest.folder, part.path), context.storage))
+        if part.path in unsealed and not part.files
+        else part
+        for part in newest.parts
+    )
+    if parts != newest.parts:
+        append_version(context, replace(newest, number=newest.number + 1, parts=parts))
+
+
+def _faults(context: StageContext, version: IndexVersion, part: IndexPart, *, is_restored: bool) -> list[str]:
+    """Return the faults of a part; one that only a record without checksums knows is not taken for whole."""
+    if is_restored and not part.files:
+        return [f"{join(version.folder, part.path)}: what it was is written down nowhere"]
+    return part_faults(version, part, context.storage)
 
 
 def _tell(context: StageContext, before: IndexVersion, damaged: list[IndexPart], *, is_restored: bool) -> None:
@@ -112,11 +143,17 @@ def _newest_version(context: StageContext, table: Table) -> tuple[IndexVersion, 
     root, storage = context.run.root, context.storage
     try:
         return index_version(root, table, storage), False
-    except DamagedFileError:
+    except DamagedFileError as error:
         log = version_log(root, table, storage)
         parts = _parts_that_are_left(context, table, log)
         if parts is None:
-            raise
+            raise DamagedFileError(
+                f"the newest version of {table.name} is damaged, and what it named is written down nowhere else",
+                where=log.path(log.numbers()[-1]),
+                got=repr(error),
+                remedy="restore this file from a copy, or begin anew in another output.path, with other numbers; "
+                "readers keep what they have",
+            ) from None
     return IndexVersion(table, index_folder(root, table), log.numbers()[-1], tuple(parts)), True
 
 
@@ -133,11 +170,7 @@ def _parts_that_are_left(context: StageContext, table: Table, log: NumberedLog) 
     if earlier[0] >= places[0]:
         return earlier[1] or None
     known = {part.path: part for part in earlier[1]}
-    folder = index_folder(context.run.root, table)
-    return [
-        known.get(place["path"]) or IndexPart(**place, files=sealed_part(join(folder, place["path"]), context.storage))
-        for place in places[1]
-    ]
+    return [known.get(place["path"]) or IndexPart(**place) for place in places[1]]
 
 
 def _record_of(context: StageContext, run: Run) -> dict[str, Any]:
@@ -203,7 +236,9 @@ def _write_again(context: StageContext, version: IndexVersion, part: IndexPart, 
 
 
 def _cannot_mend(context: StageContext, version: IndexVersion, damaged: list[IndexPart], why: str) -> RecsysError:
-    faults = [fault for part in damaged for fault in part_faults(version, part, context.storage)]
+    faults = [fault for part in damaged for fault in part_faults(version, part, context.storage)] or [
+        join(version.folder, part.path) for part in damaged
+    ]
     return RecsysError(
         f"{version.table.name} is damaged, and cannot be had from published runs",
         where="; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else ""),

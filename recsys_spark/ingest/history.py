@@ -15,7 +15,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from recsys_spark.errors import ConfigError, RecsysError, error_from_reader
+from recsys_spark.errors import ConfigError, DamagedFileError, RecsysError, error_from_reader
 from recsys_spark.interval import Interval
 from recsys_spark.runs.run_directory import StageContext
 from recsys_spark.storage import join
@@ -201,7 +201,7 @@ def latest_version(context: StageContext) -> HistoryVersion:
         If the history was made from another kind of input.
     """
     folder, log = history_folder(context.run.root), version_log(context)
-    latest = log.latest()
+    latest = _latest_entry(log)
     if latest is None:
         return HistoryVersion(0, folder, {}, [])
     number, content = latest
@@ -214,6 +214,22 @@ def latest_version(context: StageContext) -> HistoryVersion:
             remedy="its rows could count twice: choose another output.path, and ingest the old days there again",
         )
     return HistoryVersion(number, folder, content["days"], [])
+
+
+def _latest_entry(log: NumberedLog) -> tuple[int, dict[str, Any]] | None:
+    try:
+        latest = log.latest()
+        if latest is not None:
+            {*latest[1]["input"], *latest[1]["days"]}
+    except (DamagedFileError, TypeError, KeyError) as error:
+        raise DamagedFileError(
+            "the newest version of the history is damaged, and what it named is written down nowhere else",
+            where=log.path(log.numbers()[-1]),
+            got=repr(error),
+            remedy="restore this file from a copy, or ingest all days anew into another output.path; readers keep what "
+            "they have",
+        ) from None
+    return latest
 
 
 def _kind_of_input(context: StageContext) -> dict[str, Any]:
@@ -264,12 +280,27 @@ def _next_version(
 def damaged_days(context: StageContext, version: HistoryVersion, days: list[str]) -> list[str]:
     """Return those of some event dates whose files cannot be read, or do not hold what the version says of them.
 
-    Of a day that somebody was taken out of, the version does not know what its rows say, but how many there are.
+    Of a day that somebody was taken out of, the version has no hash of its rows, but the SHA-256 of its files.
 
     Notes
     -----
-    One pass over the days' files; where any cannot be read, further ones over halves of them.
+    One pass over the days' files; where any cannot be read, further ones over halves of them. The driver reads the
+    files of days that somebody was taken out of.
     """
+    changed = {day for day in days if _are_changed(context, version, day)}
+    damaged = changed | {*_days_with_other_rows(context, version, [day for day in days if day not in changed])}
+    return [day for day in days if day in damaged]
+
+
+def _are_changed(context: StageContext, version: HistoryVersion, day: str) -> bool:
+    """Return whether files of a day are not those that `forget` has left; False where it was not at them."""
+    sealed = [file for file in version.days[day]["files"] if "sha256" in file]
+    paths = {join(version.folder, file["path"]): file["sha256"] for file in sealed}
+    storage = context.storage
+    return any(not storage.exists(path) or storage.checksum(path) != known for path, known in paths.items())
+
+
+def _days_with_other_rows(context: StageContext, version: HistoryVersion, days: list[str]) -> list[str]:
     if not days:
         return []
     try:
@@ -280,12 +311,12 @@ def damaged_days(context: StageContext, version: HistoryVersion, days: list[str]
         if len(days) == 1:
             return days
         half = len(days) // 2
-        return [day for part in (days[:half], days[half:]) for day in damaged_days(context, version, part)]
+        return [day for part in (days[:half], days[half:]) for day in _days_with_other_rows(context, version, part)]
     if len(days) == 1:
         return days if found.keys() - {*days} or not _is_as_stored(found.get(days[0]), version.days[days[0]]) else []
     # Each by itself: rows in a wrong file are too many of their own day's.
     suspects = [day for day in days if not _is_as_stored(found.get(day), version.days[day])]
-    return [damaged for day in suspects for damaged in damaged_days(context, version, [day])]
+    return [damaged for day in suspects for damaged in _days_with_other_rows(context, version, [day])]
 
 
 def _is_as_stored(found: dict[str, Any] | None, stored: dict[str, Any]) -> bool:

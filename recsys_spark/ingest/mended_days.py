@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 from pyspark.sql import DataFrame
 
 from recsys_spark.config.input import InputConfig
-from recsys_spark.errors import RecsysError
+from recsys_spark.errors import RecsysError, error_from_reader
 from recsys_spark.ingest.headers import list_inputs
 from recsys_spark.ingest.history import (
     FORGOTTEN,
@@ -92,26 +92,42 @@ def _mended(
     work = join(context.run.path, _WORK)
     context.storage.remove(work)
     try:
-        rows = read_again(found).where(event_date().cast("string").isin(damaged))
-        RATING_EVENTS.select(rows).write.mode("error").parquet(work)
+        again = _read_again(context, before, damaged, lambda: read_again(found), work)
+        known = summaries(again)
+        other = [day for day in damaged if known.get(day) != before.summary(day)]
+        if other:
+            counts = [f"{day}: {_rows_of(known.get(day))} rows for {before.days[day]['rows']:,}" for day in other[:3]]
+            raise _cannot_mend(before, other, f"the log says something else today ({', '.join(counts)})")
+        written = write_days(context, again, damaged, known)
+    finally:
+        context.storage.remove(work)
+    return HistoryVersion(before.number + 1, before.folder, dict(sorted((before.days | written).items())), damaged)
+
+
+def _read_again(
+    context: StageContext, before: HistoryVersion, damaged: list[str], rows: Callable[[], DataFrame], work: str
+) -> DataFrame:
+    """Write what the log says of the damaged days; lack of room or memory is raised as it is."""
+    try:
+        of_days = rows().where(event_date().cast("string").isin(damaged))
+        RATING_EVENTS.select(of_days).write.mode("error").parquet(work)
     except Exception as error:
+        if not isinstance(error, RecsysError) and error_from_reader(str(error)) is None:
+            raise
         reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
         raise _cannot_mend(before, damaged, f"the log cannot be read again: {reason}") from error
-    again = RATING_EVENTS.read(context.spark, work)
-    known = summaries(again)
-    other = [day for day in damaged if known.get(day) != before.summary(day)]
-    if other:
-        counts = [f"{day}: {_rows_of(known.get(day))} rows for {before.days[day]['rows']:,}" for day in other[:3]]
-        raise _cannot_mend(before, other, f"the log says something else today ({', '.join(counts)})")
-    written = write_days(context, again, damaged, known)
-    context.storage.remove(work)
-    return HistoryVersion(before.number + 1, before.folder, dict(sorted((before.days | written).items())), damaged)
+    return RATING_EVENTS.read(context.spark, work)
 
 
 def _files_that_brought(context: StageContext, before: HistoryVersion, damaged: list[str]) -> LogFiles:
     forgotten = [day for day in damaged if before.days[day]["hash"].startswith(FORGOTTEN)]
     if forgotten:
-        raise _cannot_mend(before, forgotten, "somebody was taken out of it, whom the log would bring back")
+        raise _cannot_mend(
+            before,
+            forgotten,
+            "somebody was taken out of it, whom the log would bring back",
+            then=", then run recsys-spark forget again for everybody who was taken out, for they are back then",
+        )
     config: InputConfig = context.config.input
     if not config.is_by_day:
         return LogFiles(list_inputs(config, context.spark), {}, [])
@@ -119,8 +135,13 @@ def _files_that_brought(context: StageContext, before: HistoryVersion, damaged: 
     found = files_of_days(config, sorted({each for days in brought_by.values() for each in days}), context.spark)
     gone = [day for day, days in brought_by.items() if set(days) & set(found.empty_days)]
     if gone:
+        names = _names(sorted(map(str, found.empty_days)))
         raise _cannot_mend(
-            before, gone, f"the log has no file any more of {_names(sorted(map(str, found.empty_days)))}"
+            before,
+            gone,
+            f"the log has no file any more of {names}",
+            first=f"put an empty file where that of {names} was, to give up the rows that it brought, set "
+            "input.empty_days: warn, and ",
         )
     return found
 
@@ -132,10 +153,15 @@ def _remove_damaged(context: StageContext, before: HistoryVersion, damaged: list
             context.storage.remove(join(before.folder, file["path"]))
 
 
-def _cannot_mend(before: HistoryVersion, days: list[str], why: str) -> RecsysError:
+def _cannot_mend(before: HistoryVersion, days: list[str], why: str, *, first: str = "", then: str = "") -> RecsysError:
+    """Return the error; ``first`` and ``then`` are what to do before the days are ingested again, and afterwards."""
     files = [join(before.folder, file["path"]) for day in days for file in before.days[day]["files"]]
-    brought_by = sorted({each for day in days for each in before.days[day]["delivered"]})
-    again = f"ingest {_names(brought_by or days)} again, to keep what the log says of these days now"
+    brought_by = sorted({each for day in days for each in before.days[day]["delivered"]} or days)
+    end = date.fromisoformat(brought_by[-1]) + timedelta(days=1)
+    again = (
+        f"{first}ingest {_names(brought_by)} again in one run (--start {brought_by[0]} --end {end}), to keep what the "
+        f"log says of these days now{then}"
+    )
     return RecsysError(
         f"{len(days):,} stored day(s) of the history are damaged, and cannot be had from the log: {_names(days)}",
         where=", ".join(files[:3]) + (", ..." if len(files) > 3 else ""),

@@ -8,18 +8,20 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys_spark.errors import RecsysError
+from recsys_spark.errors import DamagedFileError, RecsysError
 from recsys_spark.index import index_folder, version_log
 from recsys_spark.ingest import FORGOTTEN, history_folder
+from recsys_spark.publish.kept_versions import parts_of_history, parts_of_index, readable_versions
 from recsys_spark.runs.lease import Lease, held, lease_to_forget
 from recsys_spark.runs.run_directory import Run, find_runs
 from recsys_spark.runs.sealed_files import place_in_run
@@ -132,7 +134,7 @@ def forget_user(root: str, storage: Storage, user_id: str) -> list[Forgotten]:
     Raises
     ------
     RecsysError
-        If a file with rows by user cannot be read.
+        If a file with rows by user cannot be read, or the newest version of the history or the index.
 
     Notes
     -----
@@ -141,9 +143,11 @@ def forget_user(root: str, storage: Storage, user_id: str) -> list[Forgotten]:
     person is removed whole: ``recsys-spark report`` makes it again. Checkpoints of unfinished runs know numbers alone.
     """
     number = _number_of(root, storage, user_id)
+    # A newest version that cannot be read has to be found before anything is changed.
+    next(readable_versions(NumberedLog(storage, join(history_folder(root), "versions")), parts_of_history), None)
     found = [_forget_in_run(run, storage, user_id, number) for run in find_runs(root, storage)]
     found.append(_forget_in_history(root, storage, user_id))
-    found.append(_forget_in_index(root, storage, user_id, number))
+    found.append(_forget_in_index(root, storage, user_id))
     return [each for each in found if each.rows]
 
 
@@ -285,19 +289,22 @@ def _forget_in_history(root: str, storage: Storage, user_id: str) -> Forgotten:
     """Rewrite files where they are, for versions go on naming them, and let the versions say what they are now."""
     folder = history_folder(root)
     log = NumberedLog(storage, join(folder, "versions"))
+    readable = [number for number, _ in readable_versions(log, parts_of_history)]
 
     def correct(path: str, content: bytes) -> None:
         place = path[path.rindex("/history/parts/") + len("/history/") :]
-        for number in log.numbers():
+        for number in readable:
             version = log.read(number)
             days = [day for day in version["days"].values() if place in {file["path"] for file in day["files"]}]
             for day in days:
-                (mine,) = (file for file in day["files"] if file["path"] == place)
                 # Of an older version, files may be gone that were damaged, and are in the next one as new files.
-                places = [join(folder, file["path"]) for file in day["files"] if file is not mine]
-                others = [storage.read_bytes(other) for other in places if storage.exists(other)]
-                mine["size"] = len(content)
-                day["rows"] = sum(pq.read_metadata(io.BytesIO(each)).num_rows for each in (content, *others))
+                places = {file["path"]: join(folder, file["path"]) for file in day["files"] if file["path"] != place}
+                others = {each: storage.read_bytes(path) for each, path in places.items() if storage.exists(path)}
+                contents = {place: content} | others
+                for file in day["files"]:
+                    if file["path"] in contents:
+                        file |= _seal(contents[file["path"]])
+                day["rows"] = sum(pq.read_metadata(io.BytesIO(each)).num_rows for each in contents.values())
                 # No delivery makes it what it is now: the next one of this day is compared anew.
                 day["hash"] = f"{FORGOTTEN}{secrets.token_hex(8)}"
             if days:
@@ -308,21 +315,23 @@ def _forget_in_history(root: str, storage: Storage, user_id: str) -> Forgotten:
     return Forgotten("history", {RATING_EVENTS.name: n} if n else {})
 
 
-def _forget_in_index(root: str, storage: Storage, user_id: str, number: int | None) -> Forgotten:
+def _forget_in_index(root: str, storage: Storage, user_id: str) -> Forgotten:
     folder, log = index_folder(root, USER_INDEX), version_log(root, USER_INDEX, storage)
+    readable = [number for number, _ in readable_versions(log, parts_of_index)]
 
     def correct(path: str, content: bytes) -> None:
         place, _, name = path[path.rindex("/user_index/parts/") + len("/user_index/") :].rpartition("/")
-        for version_number in log.numbers():
-            version = log.read(version_number)
-            mine = [part for part in version["parts"] if part["path"] == place]
-            for part in mine:
-                part["forgotten"] = sorted({*part.get("forgotten", []), number})
-                for file in part.get("files", []):
-                    if file["path"] == name:
-                        file |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            if mine:
-                storage.write_text(log.path(version_number), json.dumps(version, indent=1, ensure_ascii=False))
+        file = {"path": name, **_seal(content)}
+        for number in readable:
+            version = log.read(number)
+            if mine := [part for part in version["parts"] if part["path"] == place]:
+                _correct_parts(mine, file, _numbers_in(path, storage, user_id))
+                storage.write_text(log.path(number), json.dumps(version, indent=1, ensure_ascii=False))
+        # By these a version is made again whose entry is damaged.
+        for record_path, record in _records_of_parts(root, storage):
+            if mine := [part for part in record["parts"][USER_INDEX.name] if part["path"] == place]:
+                _correct_parts(mine, file, _numbers_in(path, storage, user_id))
+                storage.write_text(record_path, json.dumps(record, indent=2, ensure_ascii=False))
 
     def change(table: pa.Table) -> tuple[pa.Table, int]:
         is_user = pc.fill_null(pc.equal(table["user_id"], user_id), False)
@@ -334,13 +343,48 @@ def _forget_in_index(root: str, storage: Storage, user_id: str, number: int | No
     return Forgotten("index", {USER_INDEX.name: n} if n else {})
 
 
+def _seal(content: bytes) -> dict[str, Any]:
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _correct_parts(parts: list[dict[str, Any]], file: dict[str, Any], numbers: list[int]) -> None:
+    """Let what is written down of a part say what one of its files is about to be, and whose numbers are nobody's."""
+    for part in parts:
+        part["forgotten"] = sorted({*part.get("forgotten", []), *numbers})
+        for known in part.get("files", []):
+            if known["path"] == file["path"]:
+                known |= file
+
+
+def _records_of_parts(root: str, storage: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what runs have written down of the parts of the index, and where."""
+    for run in find_runs(root, storage):
+        path = run.stage_record("index")
+        with suppress(DamagedFileError):
+            record = read_json(storage, path) if storage.exists(path) else {}
+            if USER_INDEX.name in record.get("parts", {}):
+                yield path, record
+
+
+def _newest_parts(root: str, storage: Storage) -> list[str]:
+    versions = readable_versions(version_log(root, USER_INDEX, storage), parts_of_index)
+    newest = next(versions, None)
+    return [] if newest is None else [part["path"] for part in newest[1]["parts"]]
+
+
 def _number_of(root: str, storage: Storage, user_id: str) -> int | None:
-    """Return the user's number, None where the index does not know the user, or has forgotten it already."""
-    for file in storage.find(join(index_folder(root, USER_INDEX), "parts")):
-        if file.path.endswith(".parquet"):
-            table = _read_table(file.path, storage)
-            found = table.filter(pc.equal(table["user_id"], user_id))
-            if found.num_rows:
-                number: int = found["user_index"][0].as_py()
-                return number
+    """Return the user's number, None where the index does not know the user, or has forgotten it already.
+
+    By the newest version alone: in parts that no version names, of attempts that came to nothing, numbers are others'.
+    """
+    for part in _newest_parts(root, storage):
+        for file in storage.find(join(index_folder(root, USER_INDEX), part)):
+            if file.path.endswith(".parquet") and (numbers := _numbers_in(file.path, storage, user_id)):
+                return numbers[0]
     return None
+
+
+def _numbers_in(path: str, storage: Storage, user_id: str) -> list[int]:
+    table = _read_table(path, storage)
+    numbers: list[int] = table.filter(pc.equal(table["user_id"], user_id))["user_index"].to_pylist()
+    return numbers

@@ -95,7 +95,8 @@ def limits_of_metrics(
     ----------
     config : GateConfig
     mine, popularity, current : mapping
-        Metric, without the length of the lists, to what was measured; empty where nothing was.
+        Metric, without the length of the lists, to what was measured; empty where nothing was. What was not measured
+        of this run breaks the limits that are about it: nobody knows whether it would keep them.
 
     Notes
     -----
@@ -104,12 +105,15 @@ def limits_of_metrics(
     """
     own = mine.get(config.metric)
     found = []
-    if own is not None and (other := popularity.get(config.metric)) is not None:
+    if (other := popularity.get(config.metric)) is not None and own is not None:
         gain, margin = own.value - other.value, _margin(own, other)
         found.append(at_least("min_gain_over_popularity", gain, config.min_gain_over_popularity, margin))
-    if own is not None and (other := current.get(config.metric)) is not None:
-        loss, margin = other.value - own.value, _margin(own, other)
-        found.append(at_most("max_metric_loss", loss, config.max_metric_loss, margin))
+    elif config.min_gain_over_popularity is not None:
+        found.append(at_least("min_gain_over_popularity", math.nan, config.min_gain_over_popularity))
+    if (other := current.get(config.metric)) is not None:
+        loss, margin = (math.nan, 0.0) if own is None else (other.value - own.value, _margin(own, other))
+        if own is not None or config.max_metric_loss is not None:
+            found.append(at_most("max_metric_loss", loss, config.max_metric_loss, margin))
     return found
 
 
@@ -134,6 +138,8 @@ def require_limits(limits: list[Limit], where: str, *, force: bool) -> list[str]
 
 
 def _describe(limit: Limit) -> str:
+    if math.isnan(limit.value):
+        return f"{limit.name.partition('_')[2].replace('_', ' ')} was not measured (read what evaluate has said of it)"
     margin = f" ± {limit.margin:.4g}" if limit.margin else ""
     return f"{limit.name.partition('_')[2].replace('_', ' ')} {limit.value:.4g}{margin}"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from itertools import islice
 
 from recsys_spark.index import index_folder
 from recsys_spark.ingest import history_folder
+from recsys_spark.publish.kept_versions import parts_of_history, parts_of_index, readable_versions
 from recsys_spark.runs.publication_log import Publication, publications
 from recsys_spark.runs.run_directory import Run, find_runs
 from recsys_spark.storage import Storage, join
@@ -114,24 +115,16 @@ def _unnamed(root: str, storage: Storage, unfinished: list[Run], n_versions: int
     busy = tuple(f"{run.run_id}-" for run in unfinished)
     found = []
     for folder, named_in in (
-        *((index_folder(root, table), _parts_of_index) for table in (USER_INDEX, ITEM_INDEX)),
-        (history_folder(root), _parts_of_history),
+        *((index_folder(root, table), parts_of_index) for table in (USER_INDEX, ITEM_INDEX)),
+        (history_folder(root), parts_of_history),
     ):
         log = NumberedLog(storage, join(folder, "versions"))
-        named = {name for number in log.numbers()[-n_versions:] for name in named_in(log.read(number))}
+        named = {name for _, entry in islice(readable_versions(log, named_in), n_versions) for name in named_in(entry)}
         for name in storage.list_names(join(folder, "parts")):
             if name not in named and not (busy and name.startswith(busy)):
                 path = join(folder, "parts", name)
                 found.append(Removal(path, "named by no kept version", _bytes(path, storage)))
     return found
-
-
-def _parts_of_index(entry: dict[str, Any]) -> set[str]:
-    return {part["path"].split("/")[1] for part in entry["parts"]}
-
-
-def _parts_of_history(entry: dict[str, Any]) -> set[str]:
-    return {file["path"].split("/")[1] for day in entry["days"].values() for file in day["files"]}
 
 
 def _bytes(path: str, storage: Storage) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.index import index_faults, index_version, mend_index
+from recsys_spark.index import index_faults, index_version, mend_index, seal_parts
 from recsys_spark.publish.gate import (
     Check,
     check_categories,
@@ -123,6 +123,7 @@ def _check_index(context: StageContext, table: Table) -> list[Check]:
     version = index_version(context.run.root, table, context.storage, n)
     checks = check_ids(index_faults(version, context.read(table)))
     require_all(checks, version.folder)
+    seal_parts(context, version)
     return checks
 
 

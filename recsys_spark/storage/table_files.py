@@ -99,7 +99,8 @@ def read_table_file(spark: SparkSession, file: TableFile, where: str, columns: d
 def count_undecodable(frame: DataFrame, file: TableFile, where: str) -> int:
     """Return how many rows of a configured table hold bytes that are no text in its encoding; warn of them.
 
-    Such bytes are read as U+FFFD. One pass over the table.
+    Such bytes are read as U+FFFD. A U+FFFD that stands in the file counts too: it is what an earlier conversion has
+    left of such bytes. One pass over the table.
     """
     found = frame.where(_is_undecodable(frame)).agg(
         F.count("*").alias("n"), F.first(F.struct(*map(_named, frame.columns)))
@@ -107,8 +108,8 @@ def count_undecodable(frame: DataFrame, file: TableFile, where: str) -> int:
     n, sample = found.collect()[0]
     if n:
         log.warning(
-            f"{where}: {n:,} rows of {file.path} hold bytes that are no {file.encoding}, such as {sample.asDict()}; "
-            f"each is read as U+FFFD. {_encoding_remedy(file, where)}",
+            f"{where}: {n:,} rows of {file.path} hold bytes that are no {file.encoding}, or U+FFFD itself, such as "
+            f"{sample.asDict()}; each is read as U+FFFD. {_encoding_remedy(file, where)}",
             extra={"fields": {"file": where, "n_undecodable": n}},
         )
     return int(n)
@@ -248,7 +249,10 @@ def _text(column: str, kind: DataType, *, is_number: bool) -> Column:
     """Return a column as text; lists as JSON, as they stand in JSON lines too; times that are numbers, in days."""
     cell = _named(column)
     if isinstance(kind, ArrayType):
-        return F.make_valid_utf8(F.to_json(cell))
+        # Of bytes, JSON would have Base64.
+        is_text = isinstance(kind.elementType, StringType | BinaryType)
+        cell = F.transform(cell, lambda each: F.make_valid_utf8(each.cast("string"))) if is_text else cell
+        return F.to_json(cell)
     if is_number and isinstance(kind, BooleanType):
         cell = cell.cast("int")
     elif is_number and isinstance(kind, DateType):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from recsys_spark.errors import RecsysError
-from recsys_spark.index.id_index import append_ids, index_faults, index_folder, index_version
-from recsys_spark.index.mended_index import mend_index, places_of_parts
+from recsys_spark.errors import DamagedFileError, RecsysError
+from recsys_spark.index.id_index import append_ids, append_version, index_faults, index_folder, index_version
+from recsys_spark.index.mended_index import mend_index, places_of_parts, seal_parts
 from recsys_spark.publish.forgetting import forget_user
+from recsys_spark.publish.retention import plan_removals
 from recsys_spark.publish.verification import verify
 from recsys_spark.runs.publication_log import publish_run
 from recsys_spark.runs.run_directory import Run, StageContext
@@ -168,6 +171,47 @@ def test_a_damaged_version_is_made_again_from_what_runs_have_written_down(
     version = index_version(after.run.root, USER_INDEX, after.storage)
     assert version.number == 4
     assert all(part.files for part in version.parts)
+    now = datetime.now(UTC) + timedelta(days=9)
+    assert plan_removals(after.run.root, after.storage, 3, now, timedelta(days=1)) == []
+    forgotten = {each.place for each in forget_user(after.run.root, after.storage, "b")}
+    assert forgotten == {"run r1", "run r3", "index"}
+    assert current(after).keys() & NUMBERS.keys() == NUMBERS.keys() - {"b"}
+    assert verify(after.run.root, after.storage)[1] == []
+
+
+def test_while_the_newest_version_is_damaged_nobody_is_forgotten_by_halves(nights: list[StageContext]) -> None:
+    root, storage = nights[0].run.root, nights[0].storage
+    Path(index_folder(root, USER_INDEX), "versions", "00000002.json").write_text("[]")
+    before = {path: path.read_bytes() for path in Path(root).rglob("*") if path.is_file()}
+    for attempt in (
+        lambda: forget_user(root, storage, "d"),
+        lambda: plan_removals(root, storage, 2, datetime.now(UTC), timedelta(days=1)),
+    ):
+        with pytest.raises(DamagedFileError, match=r"newest version is damaged[\s\S]*00000002.json[\s\S]*run again"):
+            attempt()
+    assert {path: path.read_bytes() for path in Path(root).rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("with_checksums", [True, False])
+def test_a_version_and_a_part_that_are_damaged_together_are_made_again(
+    make_context: MakeContext, nights: list[StageContext], with_checksums: bool
+) -> None:
+    """What the part was is in the record of the run; where it is not, nobody takes it for whole."""
+    last = nights[-1]
+    assert forget_user(last.run.root, last.storage, "c")
+    if not with_checksums:
+        path = Path(last.run.stage_record("index"))
+        record = json.loads(path.read_text())
+        record["parts"]["user_index"][1].pop("files")
+        path.write_text(json.dumps(record))
+    flip_largest(last, 1)
+    Path(index_folder(last.run.root, USER_INDEX), "versions", "00000002.json").write_text("")
+    after = night(make_context, "r3", THIRD)
+    assert after.record("index")["mended_parts"] == {"user_index": 1}
+    found = current(after)
+    (nobody,) = found.keys() - NUMBERS.keys()
+    assert found == {text: n for text, n in NUMBERS.items() if text != "c"} | {nobody: NUMBERS["c"]}
+    assert nobody.startswith("forgotten-")
 
 
 def test_numbers_of_a_run_that_did_not_finish_are_given_anew(
@@ -186,5 +230,16 @@ def test_without_any_version_left_it_is_named(make_context: MakeContext) -> None
     append(context, ["a", "b"])
     entry = Path(index_folder(context.run.root, USER_INDEX), "versions", "00000001.json")
     entry.write_text("{")
-    with pytest.raises(RecsysError, match=r"is damaged[\s\S]*00000001.json"):
+    with pytest.raises(RecsysError, match=r"written down nowhere else[\s\S]*00000001.json[\s\S]*remedy: restore"):
         mend_index(context, USER_INDEX)
+
+
+def test_parts_without_checksums_get_them_once_they_are_proven(make_context: MakeContext) -> None:
+    context = make_context()
+    append(context, ["a", "b"])
+    sealed = index_version(context.run.root, USER_INDEX, context.storage)
+    parts = tuple(replace(part, files=[]) for part in sealed.parts)
+    assert append_version(context, replace(sealed, number=2, parts=parts))
+    for _ in range(2):
+        seal_parts(context, index_version(context.run.root, USER_INDEX, context.storage))
+        assert index_version(context.run.root, USER_INDEX, context.storage) == replace(sealed, number=3)

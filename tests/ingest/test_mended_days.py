@@ -8,10 +8,15 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import DataFrame
 
 from recsys_spark.errors import RecsysError, error_from_reader
-from recsys_spark.ingest.history import damaged_days, history_folder, latest_version
+from recsys_spark.ingest.history import Delivery, damaged_days, history_folder, latest_version, version_log
+from recsys_spark.ingest.log_files import LogFiles
+from recsys_spark.ingest.mended_days import mend_history
 from recsys_spark.ingest.stage import run
 from recsys_spark.interval import Interval
 from recsys_spark.publish.forgetting import forget_user
@@ -191,12 +196,92 @@ def test_what_the_log_does_not_have_any_more_is_refused_with_a_reason(
     assert reason in told, told
     assert file.name in told
     assert "cannot be had from the log: 2010-12-01" in told
-    assert "restore the files from a copy, or ingest 2010-12-01 again" in told
+    assert "remedy: restore the files from a copy, or " in told
+    assert "ingest 2010-12-01 again in one run (--start 2010-12-01 --end 2010-12-02)" in told
+    assert ("put an empty file where that of 2010-12-01 was" in told) == (trouble is lose_source)
+    assert ("then run recsys-spark forget again" in told) == (trouble is forget_somebody)
     assert nights.versions() == [1]
     assert file.exists()
     if trouble is change_source:
         _, told_of = nights.run(first, second)
         assert (told_of["history"]["changed_days"], told_of["history"]["rows"]) == ([str(first)], 39)
+
+
+def test_an_empty_file_gives_up_what_a_lost_one_has_brought(make_context: MakeContext, tmp_path: Path) -> None:
+    first, second = days = shop_days(2)
+    copy_days(tmp_path / "files", days, limit=20)
+    nights = Nights(make_context, tmp_path / "out", tmp_path / "files")
+    context, _ = nights.run(first, second + ONE_DAY)
+    cut(stored_file(context, first), 0.7)
+    (tmp_path / "files" / f"{first}.csv").unlink()
+    with pytest.raises(RecsysError, match="put an empty file where that of 2010-12-01 was"):
+        nights.run(second, second + ONE_DAY)
+    (tmp_path / "files" / f"{first}.csv").write_text("")
+    after, told = nights.run(first, second)
+    assert told["history"]["changed_days"] == [str(first)]
+    assert [*latest_version(after).days] == [str(second)]
+    assert as_expected(after) == expected_ratings(copied_rows(tmp_path / "files", [second]))[0]
+    assert verify(after.run.root, after.storage)[1] == []
+
+
+def test_days_that_share_rows_are_ingested_again_in_one_run(make_context: MakeContext, tmp_path: Path) -> None:
+    first, second = days = shop_days(2)
+    copy_days(tmp_path / "files", days, limit=20)
+    late = (tmp_path / "files" / f"{first}.csv").read_text().splitlines(keepends=True)[1:4]
+    with (tmp_path / "files" / f"{second}.csv").open("a") as file:
+        file.writelines(late)
+    nights = Nights(make_context, tmp_path / "out", tmp_path / "files")
+    context, _ = nights.run(first, second + ONE_DAY)
+    cut(stored_file(context, first), 0.7)
+    change_source(tmp_path / "files", second, context)
+    for day in days:
+        with pytest.raises(RecsysError, match=r"in one run \(--start 2010-12-01 --end 2010-12-03\)"):
+            nights.run(day, day + ONE_DAY)
+    after, told = nights.run(first, second + ONE_DAY)
+    assert str(first) in told["history"]["changed_days"]
+    assert verify(after.run.root, after.storage)[1] == []
+
+
+def test_what_is_no_fault_of_the_logs_files_is_raised_as_it_is(make_context: MakeContext, tmp_path: Path) -> None:
+    (first,) = days = shop_days(1)
+    copy_days(tmp_path / "files", days, limit=20)
+    nights = Nights(make_context, tmp_path / "out", tmp_path / "files")
+    context, _ = nights.run(first, first + ONE_DAY)
+    cut(stored_file(context, first), 0.7)
+
+    def read_again(_: LogFiles) -> DataFrame:
+        Path(context.run.path, "_read_again").mkdir()
+        raise MemoryError("no room for more")
+
+    with pytest.raises(MemoryError, match="no room for more"):
+        mend_history(context, Delivery(frozenset(), None), read_again)
+    assert not Path(context.run.path, "_read_again").exists()
+
+
+def test_of_a_day_that_somebody_was_taken_out_of_other_rows_are_found(
+    make_context: MakeContext, tmp_path: Path
+) -> None:
+    """As many as there were: only the checksum of the file knows that they are others."""
+    (first,) = days = shop_days(1)
+    copy_days(tmp_path / "files", days, limit=40)
+    nights = Nights(make_context, tmp_path / "out", tmp_path / "files")
+    context, _ = nights.run(first, first + ONE_DAY)
+    forget_somebody(tmp_path / "files", first, context)
+    version = latest_version(context)
+    assert damaged_days(context, version, [str(first)]) == []
+    file = stored_file(context, first)
+    table = pq.ParquetFile(file).read()
+    pq.write_table(table.set_column(2, table.schema.field(2), pc.add(table["rating"], 1.0)), file)
+    assert damaged_days(context, version, [str(first)]) == [str(first)]
+
+
+def test_a_damaged_version_of_the_history_is_named_with_a_remedy(make_context: MakeContext, tmp_path: Path) -> None:
+    nights = Nights(make_context, tmp_path / "out", tmp_path / "files")
+    context = nights.context(date(2010, 12, 1), date(2010, 12, 2))
+    for text in ("{", "[]", '{"input": {}}'):
+        context.storage.write_text(version_log(context).path(1), text)
+        with pytest.raises(RecsysError, match=r"00000001.json[\s\S]*remedy: restore this file"):
+            latest_version(context)
 
 
 def test_of_one_log_the_damaged_days_are_read_again(make_context: MakeContext, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -201,6 +202,30 @@ def test_a_person_is_forgotten_where_an_older_version_names_files_that_are_gone(
     (root / "history" / day["files"][1]["path"]).unlink()
     assert {each.place: each.rows for each in forget_user(str(root), STORAGE, ANNA)}["history"] == {"rating_events": 3}
     assert log.read(3)["rows"] == 6
+    assert verify(str(root), STORAGE)[1] == []
+
+
+def test_the_number_is_that_of_the_newest_version_and_not_of_an_attempt_that_came_to_nothing(root: Path) -> None:
+    """A killed attempt has given Anna the number of another, and left a folder that it worked in."""
+    parts = root / "indexes/user_index/parts"
+    write_table(parts / "a-killed", pa.table({"user_id": [ANNA], "user_index": pa.array([3], pa.int32())}))
+    write_table(parts / "a-killed-work", pa.table({"user_id": [ANNA], "part": [0], "place": [0]}))
+    forget_user(str(root), STORAGE, ANNA)
+    check_forgotten(root)
+
+
+def test_a_damaged_version_that_a_newer_one_stands_in_for_is_passed_over(
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
+    for folder in ("history", "indexes/user_index"):
+        log = NumberedLog(STORAGE, str(root / folder / "versions"))
+        newest, entry = log.latest() or (0, {})
+        log.append(newest + 1, entry)
+        Path(log.path(newest)).write_text("[]")
+    assert {each.place for each in forget_user(str(root), STORAGE, ANNA)} >= {"history", "index"}
+    assert ANNA not in cells(root)
+    assert caplog.text.count("is damaged, and passed over") == 2
     assert verify(str(root), STORAGE)[1] == []
 
 

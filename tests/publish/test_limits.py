@@ -78,10 +78,16 @@ def test_the_interval_holds_the_truth_nearly_always() -> None:
     assert math.isinf(Measured(0.5, 0).variance)
 
 
-def test_what_was_not_measured_is_not_judged() -> None:
+def test_what_was_not_measured_breaks_the_limits_that_are_about_it() -> None:
     config = GateConfig(max_metric_loss=0.0, min_gain_over_popularity=0.5)
-    assert limits_of_metrics(config, {}, {"ndcg": Measured(0.1, 10)}, {"ndcg": Measured(0.9, 10)}) == []
-    assert limits_of_metrics(config, {"recall": Measured(0.1, 10)}, {}, {}) == []
+    limits = limits_of_metrics(config, {}, {}, {"ndcg": Measured(0.9, 10)})
+    assert broken(limits) == ["min_gain_over_popularity", "max_metric_loss"]
+    with pytest.raises(ContractError, match="gain over popularity was not measured"):
+        require_limits(limits, "there", force=False)
+    assert require_limits(limits, "there", force=True) == ["min_gain_over_popularity", "max_metric_loss"]
+    assert broken(limits_of_metrics(config, {"recall": Measured(0.1, 10)}, {}, {})) == ["min_gain_over_popularity"]
+    assert limits_of_metrics(GateConfig(max_metric_loss=0.0), {}, {}, {}) == [], "of the first run nothing can be lost"
+    assert limits_of_metrics(GateConfig(), {}, {"ndcg": Measured(0.1, 10)}, {"ndcg": Measured(0.9, 10)}) == []
 
 
 def test_broken_limits_stop_publishing_unless_they_are_forced() -> None:

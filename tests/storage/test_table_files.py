@@ -97,6 +97,7 @@ TYPES = {
     "fixed": (pa.array([[0.5, 2.0], None], pa.list_(pa.float32(), 2)), ["[0.5,2.0]", None]),
     "coded": (pa.array(["x", None]).dictionary_encode(), ["x", None]),
     "bytes": (pa.array(["é".encode(), b"caf\xe9"]), ["é", "caf\ufffd"]),
+    "lists_of_bytes": (pa.array([["é".encode(), None, b"b"], [b"caf\xe9"]]), ['["é",null,"b"]', '["caf\ufffd"]']),
 }
 KINDS = dict.fromkeys(("decimal", "boolean", "date", "time", "time_utc", "large", "nothing"), "numeric")
 
@@ -176,7 +177,7 @@ def test_bytes_that_are_no_text_are_counted_and_refused_in_lists(
     frame = read_table_file(spark, file, "catalogue", columns)
     with caplog.at_level("WARNING"):
         assert count_undecodable(frame, file, "catalogue") == 1
-    assert f"catalogue: 1 rows of {path} hold bytes that are no utf-8, such as" in caplog.text
+    assert f"catalogue: 1 rows of {path} hold bytes that are no utf-8, or U+FFFD itself, such as" in caplog.text
     assert "'item': 'caf\ufffd'" in caplog.text
     assert "Set catalogue.encoding: iso-8859-1" in caplog.text
     deny = ItemFile.model_validate({"path": str(path), "format": kind})
