@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from recsys_spark.factor_tables import collect_rows
 from recsys_spark.kernels.arrays import Float32Array, Float64Array
@@ -112,7 +113,7 @@ class ReplicateExchange:
         read = self._spark.read.schema(VECTOR_BLOCK_SCHEMA)
         width = self._config.rank + self._config.uses_biases
         found = {
-            side: collect_vectors(read.parquet(literal_path(saved[side.name])), len(degrees), width)
+            side: collect_vectors(_present(read.parquet(literal_path(saved[side.name]))), len(degrees), width)
             for side, degrees in self._degrees.items()
         }
         return Vectors(found[USERS], found[ITEMS])
@@ -142,3 +143,8 @@ class ReplicateExchange:
         trained = blocks.degrees[rows] > 0
         make_feasible(found, self._problem)
         self.vectors.of(blocks.side)[rows[trained]] = found[trained]
+
+
+def _present(blocks: DataFrame) -> DataFrame:
+    """Leave out what `route` writes where a machine had no copy of a block, before it writes the block itself."""
+    return blocks.where(F.col("vectors").isNotNull())
