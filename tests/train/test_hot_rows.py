@@ -129,7 +129,7 @@ def test_pieces_whose_machine_lost_the_copy_are_sent_again(
         if iteration == 1:
             remove_copies(rows.hot.copies)
         if iteration == 2:
-            assert (machine_folder() / rows.hot.copies / "block-1").exists(), "the second job leaves copies again"
+            assert any((machine_folder() / rows.hot.copies).glob("block-*")), "the second job leaves copies again"
             remove_copies(rows.copies)
         return solve(self, iteration, rows, fixed)
 
@@ -151,7 +151,7 @@ def test_routed_pieces_whose_machine_lost_the_copy_are_sent_there(
 
     def lose_copies_again(self: RouteExchange, rows: SideBlocks, fixed: SideBlocks, work: Any) -> Any:
         assert rows.hot is not None
-        assert (machine_folder() / rows.hot.copies / "block-1").exists(), "what was sent stays as a copy"
+        assert any((machine_folder() / rows.hot.copies).glob("block-*")), "what was sent stays as a copy"
         remove_copies(rows.hot.copies)
         return evaluate(self, rows, fixed, work)
 
