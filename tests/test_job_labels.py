@@ -10,6 +10,7 @@ from recsys_spark.job_labels import labelled_jobs
 from recsys_spark.progress import Progress
 from recsys_spark.train import fit_factors
 from tests.train.test_fit_factors import N_ITEMS, N_USERS, frame, observations
+from tests.train.test_standing_tasks import stand_for_long
 
 
 def descriptions_of(spark: SparkSession, group: str) -> list[str]:
@@ -20,7 +21,10 @@ def descriptions_of(spark: SparkSession, group: str) -> list[str]:
 
 
 @pytest.mark.parametrize("standing", [False, True])
-def test_jobs_of_a_training_are_named_by_iteration_and_side(spark: SparkSession, standing: bool) -> None:
+def test_jobs_of_a_training_are_named_by_iteration_and_side(
+    spark: SparkSession, standing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_for_long(monkeypatch)
     ratings = frame(spark, observations())
     config = TrainConfig(rank=2, iterations=2, tolerance=0.0, n_blocks=2, standing_tasks=standing)
     sizes = {"n_users": N_USERS, "n_items": N_ITEMS}

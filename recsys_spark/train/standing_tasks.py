@@ -121,7 +121,9 @@ class StandingTasks:
                     # Its tasks have found themselves idle, or it failed or was cancelled: then this raises.
                     blocks.take_back_all()
                     self._raise_error()
-                elif ready is job.listener:
+                    # What else was ready is closed now.
+                    break
+                if ready is job.listener:
                     job.accept()
                     blocks.take_back_lost()
                 elif ready in blocks.busy:
