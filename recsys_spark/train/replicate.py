@@ -6,14 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from recsys_spark.factor_tables import collect_rows
 from recsys_spark.kernels.arrays import Float32Array, Float64Array
 from recsys_spark.kernels.pair_scores import pair_scores
 from recsys_spark.kernels.side_information import SideInformation
 from recsys_spark.rating_blocks import ITEMS, USERS, Side
-from recsys_spark.storage import join, literal_path
+from recsys_spark.storage import join
 from recsys_spark.train.exchange import Known
 from recsys_spark.train.first_vectors import first_vectors, make_feasible, penalty_of, side_information
 from recsys_spark.train.half_iteration import half_iteration_input, row_problem, solve_side
@@ -23,7 +22,7 @@ from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
 from recsys_spark.train.simultaneous import take_steps
 from recsys_spark.train.standing_tasks import StandingTasks, can_stand
-from recsys_spark.train.vector_blocks import VECTOR_BLOCK_SCHEMA, collect_vectors, vector_chunks
+from recsys_spark.train.vector_blocks import collect_vectors, read_vector_blocks, vector_chunks
 
 if TYPE_CHECKING:
     # Workers import this package, and have no pydantic.
@@ -110,10 +109,9 @@ class ReplicateExchange:
     def restore(self, saved: Mapping[str, Any], users: SideBlocks, items: SideBlocks) -> Vectors:
         """Collect both sides."""
         self._take(users, items)
-        read = self._spark.read.schema(VECTOR_BLOCK_SCHEMA)
         width = self._config.rank + self._config.uses_biases
         found = {
-            side: collect_vectors(_present(read.parquet(literal_path(saved[side.name]))), len(degrees), width)
+            side: collect_vectors(read_vector_blocks(self._spark, saved[side.name]), len(degrees), width)
             for side, degrees in self._degrees.items()
         }
         return Vectors(found[USERS], found[ITEMS])
@@ -143,8 +141,3 @@ class ReplicateExchange:
         trained = blocks.degrees[rows] > 0
         make_feasible(found, self._problem)
         self.vectors.of(blocks.side)[rows[trained]] = found[trained]
-
-
-def _present(blocks: DataFrame) -> DataFrame:
-    """Leave out what `route` writes where a machine had no copy of a block, before it writes the block itself."""
-    return blocks.where(F.col("vectors").isNotNull())

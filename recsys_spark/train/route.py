@@ -62,7 +62,7 @@ from recsys_spark.train.route_messages import (
 from recsys_spark.train.scored_pairs import with_scores
 from recsys_spark.train.shares import HalfIterationSizes, Shares
 from recsys_spark.train.side_blocks import SideBlocks
-from recsys_spark.train.vector_blocks import VECTOR_BLOCK_SCHEMA, vector_rows
+from recsys_spark.train.vector_blocks import read_vector_blocks, vector_rows
 
 if TYPE_CHECKING:
     # Workers import this module, and have no pydantic.
@@ -216,8 +216,7 @@ class RouteExchange:
             return {side: saved[side.name] for side in (USERS, ITEMS)}
         found = {}
         for rows, fixed in ((users, items), (items, users)):
-            blocks = self._spark.read.schema(VECTOR_BLOCK_SCHEMA).parquet(literal_path(saved[rows.side.name]))
-            blocks = blocks.where(F.col("row_index").isNotNull())
+            blocks = read_vector_blocks(self._spark, saved[rows.side.name])
             known = vector_rows(blocks, rows.side, biases=self._config.uses_biases)
             found[rows.side], _ = self._first(rows, fixed, known)
         return found

@@ -7,11 +7,13 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from recsys_spark.factor_tables import factor_batch
 from recsys_spark.kernels.arrays import Float32Array, Int32Array
 from recsys_spark.rating_blocks import Side
+from recsys_spark.storage import literal_path
 
 VECTOR_BLOCK_SCHEMA = "row_index binary, n_ratings binary, vectors binary"
 _BYTES_PER_CHUNK = 64 << 20
@@ -30,6 +32,15 @@ def vector_chunks(vectors: Float32Array, degrees: Int32Array) -> pa.Table:
             for name, array in columns.items()
         }
     )
+
+
+def read_vector_blocks(spark: SparkSession, folder: str) -> DataFrame:
+    """Return the blocks of a side in a folder that an exchange has saved.
+
+    ``route`` leaves an empty row there for a block that its machine had no copy of, before it writes the block itself.
+    """
+    blocks = spark.read.schema(VECTOR_BLOCK_SCHEMA).parquet(literal_path(folder))
+    return blocks.where(F.col("row_index").isNotNull())
 
 
 def collect_vectors(blocks: DataFrame, n_rows: int, width: int) -> Float32Array:
